@@ -1,0 +1,72 @@
+//! The table beside each table that keeps the records that do not fit it.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use jiff::Timestamp;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::{Column, ColumnType, Mode, TableSchema, arrow_schema};
+
+/// A record that does not fit its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Why, without the value itself.
+    pub reason: String,
+    /// Where in the record, as a JSON pointer.
+    pub path: String,
+    /// The record as received.
+    pub record: String,
+}
+
+/// Name of the rejects table of `table`.
+pub fn table_name(table: &str) -> String {
+    format!("{table}__rejects")
+}
+
+/// Columns of every rejects table.
+pub fn schema() -> TableSchema {
+    let text = |name: &str, about: &str| {
+        Column::new(name, ColumnType::String)
+            .mode(Mode::Required)
+            .describe(about)
+    };
+    TableSchema {
+        columns: vec![
+            text("stream", "Stream that the record came from."),
+            text("reason", "Why the record does not fit the table."),
+            text("path", "Where in the record, as a JSON pointer."),
+            text("record", "The record as received, JSON text."),
+            Column::new("_extracted_at", ColumnType::Timestamp)
+                .mode(Mode::Required)
+                .describe("When the record was received."),
+            text("_run_id", "Run that received the record."),
+        ],
+    }
+}
+
+/// The rejects as a batch of [`schema`].
+///
+/// # Errors
+/// [`ErrorKind::Bug`] only.
+pub fn batch(rejects: &[Reject], stream: &str, run_id: &str, at: Timestamp) -> Result<RecordBatch> {
+    let n = rejects.len();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec![stream; n])),
+        Arc::new(StringArray::from_iter_values(
+            rejects.iter().map(|r| &r.reason),
+        )),
+        Arc::new(StringArray::from_iter_values(
+            rejects.iter().map(|r| &r.path),
+        )),
+        Arc::new(StringArray::from_iter_values(
+            rejects.iter().map(|r| &r.record),
+        )),
+        Arc::new(
+            TimestampMicrosecondArray::from(vec![at.as_microsecond(); n]).with_timezone("UTC"),
+        ),
+        Arc::new(StringArray::from(vec![run_id; n])),
+    ];
+    RecordBatch::try_new(arrow_schema(&schema()), columns)
+        .map_err(|e| Error::new(ErrorKind::Bug, "could not build a batch of rejects").source(e))
+}

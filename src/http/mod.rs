@@ -1,0 +1,100 @@
+//! The HTTP boundary to third-party APIs and token endpoints: one client that signs, keeps the rate
+//! limit, bounds bodies, guards origins, classifies answers and holds the only retry ring.
+//!
+//! It declares [`Sign`], which puts credentials on a request; `auth` implements it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::error::Result;
+use crate::telemetry::Meter;
+
+/// A request as the engine wants it sent, before credentials.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// GET or POST.
+    pub method: Method,
+    /// Absolute URL with query.
+    pub url: Url,
+    /// Headers, without credentials.
+    pub headers: HeaderMap,
+    /// Body of a POST.
+    pub body: Option<Bytes>,
+    /// Whether sending it twice does no harm: GETs, and POSTs that the connector says only read.
+    pub repeatable: bool,
+    /// Statuses that are answers, not failures, beside 2xx.
+    pub accept: Vec<u16>,
+    /// Statuses to retry beside the usual ones.
+    pub retry: Vec<u16>,
+}
+
+impl Request {
+    /// A repeatable GET.
+    pub fn get(url: Url) -> Self {
+        Self {
+            method: Method::GET,
+            url,
+            headers: HeaderMap::new(),
+            body: None,
+            repeatable: true,
+            accept: Vec::new(),
+            retry: Vec::new(),
+        }
+    }
+}
+
+/// A whole answer: its status is 2xx or one that the request accepts, its body complete and within
+/// bounds.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Status.
+    pub status: StatusCode,
+    /// URL that answered, after same-origin redirects.
+    pub url: Url,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body, decompressed.
+    pub body: Bytes,
+}
+
+/// What a call may cost, and who watches it.
+#[derive(Clone, Debug)]
+pub struct CallContext {
+    /// Retries and waits end before this.
+    pub deadline: Option<Instant>,
+    /// Ends waits at once when the run is asked to stop; a request on the wire is finished.
+    pub cancel: CancellationToken,
+    /// Counts requests, retries, bytes; shows waiting.
+    pub meter: Arc<Meter>,
+}
+
+/// Puts credentials on requests.
+#[async_trait]
+pub trait Sign: Send + Sync {
+    /// Puts the credentials on. Called for each attempt, after the origin guard has passed the URL.
+    async fn sign(&self, request: &mut Request, context: &CallContext) -> Result<()>;
+
+    /// The server answered 401 to `request` as signed. `true`: there are other credentials now, and
+    /// the request should be signed and sent once more. Called at most once a request.
+    async fn refused(&self, request: &Request, context: &CallContext) -> Result<bool>;
+
+    /// Which credentials these are, for messages: "secret `token` of source `x`". Never a value.
+    fn describe(&self) -> String;
+}
+
+/// A limit on requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests…
+    pub requests: std::num::NonZeroU32,
+    /// …in any span this long.
+    pub per: Duration,
+    /// Requests that may go out at once; `requests` when not given.
+    pub burst: Option<std::num::NonZeroU32>,
+}

@@ -1,0 +1,23 @@
+//! `drawoff` draws rows off third-party REST APIs and lands them in BigQuery.
+//!
+//! The flow, and the modules in the order in which they may import each other:
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`error`] | the one error, and who must act on it |
+//! | [`clock`] [`telemetry`] | time; counters, log lines, redaction |
+//! | [`http`] [`schema`] | the HTTP boundary; BigQuery types, Arrow, JSON → batch |
+//! | [`secrets`] [`state`] | secrets by reference; checkpoints |
+//! | [`destination`] | where rows land |
+//! | [`connector`] | the declaration of an API |
+
+pub mod clock;
+pub mod connector;
+pub mod destination;
+pub mod error;
+pub mod http;
+pub mod pipeline;
+pub mod schema;
+pub mod secrets;
+pub mod state;
+pub mod telemetry;

@@ -1,0 +1,3 @@
+//! The `drawoff` binary.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Runs streams: plans slices, draws pages, decodes, stages and publishes.
+
+pub mod report;

@@ -1,0 +1,150 @@
+//! What a run did, for whoever shows or stores it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::telemetry::Meter;
+
+/// What a run did.
+#[derive(Debug)]
+pub struct RunReport {
+    /// Id of the run; also in each row's `_run_id`.
+    pub run_id: String,
+    /// Source.
+    pub source: String,
+    /// Destination, as it describes itself.
+    pub destination: String,
+    /// One for each stream of the run, in the order in which they ran.
+    pub streams: Vec<StreamReport>,
+    /// From start to end.
+    pub duration: Duration,
+}
+
+/// What a run did for one stream.
+#[derive(Debug)]
+pub struct StreamReport {
+    /// Stream.
+    pub stream: String,
+    /// Its table.
+    pub table: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Pages read.
+    pub pages: u64,
+    /// Records received.
+    pub records: u64,
+    /// Rows published.
+    pub rows: u64,
+    /// Rows that a newer one of the same run replaced before they were published.
+    pub deduplicated: u64,
+    /// Records kept in the rejects table.
+    pub rejected: u64,
+    /// Records' fields that the table has no column for, first few by name.
+    pub unknown_fields: Vec<String>,
+    /// Requests, retries included.
+    pub requests: u64,
+    /// Requests sent again.
+    pub retries: u64,
+    /// Answers that said "too many requests".
+    pub throttled: u64,
+    /// Bytes of bodies received.
+    pub bytes: u64,
+    /// From the stream's start to its end.
+    pub duration: Duration,
+    /// Saved cursor when the run started.
+    pub cursor_before: Option<String>,
+    /// Saved cursor now.
+    pub cursor_after: Option<String>,
+}
+
+/// How a stream ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All of it is published.
+    Done,
+    /// The run was asked to stop; what is published stays, and the next run goes on from there.
+    Interrupted,
+    /// It failed; what is published stays.
+    Failed(Error),
+    /// More records were rejected than the stream allows; everything is published, rejects included.
+    TooManyRejects {
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// A run at work, as somebody who watches sees it.
+#[derive(Debug, Default)]
+pub struct Observer {
+    streams: Mutex<Vec<Watched>>,
+}
+
+/// A stream at work.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Its name.
+    pub stream: String,
+    /// Its counters.
+    pub meter: Arc<Meter>,
+    /// Whether it is queued, at work or ended.
+    pub phase: Phase,
+}
+
+/// Where a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not begun.
+    Queued,
+    /// Reading.
+    Reading,
+    /// Publishing a slice.
+    Publishing,
+    /// Ended well.
+    Done,
+    /// Ended otherwise.
+    Failed,
+}
+
+impl Observer {
+    /// Adds a stream, or moves it to another phase.
+    pub fn set(&self, stream: &str, meter: &Arc<Meter>, phase: Phase) {
+        if let Ok(mut streams) = self.streams.lock() {
+            match streams.iter_mut().find(|w| w.stream == stream) {
+                Some(watched) => watched.phase = phase,
+                None => streams.push(Watched {
+                    stream: stream.to_owned(),
+                    meter: meter.clone(),
+                    phase,
+                }),
+            }
+        }
+    }
+
+    /// The streams as they are now.
+    pub fn streams(&self) -> Vec<Watched> {
+        self.streams.lock().map(|s| s.clone()).unwrap_or_default()
+    }
+}
+
+impl RunReport {
+    /// The exit code that the run deserves: 0 when all is published; else the worst of its streams'.
+    pub fn exit_code(&self) -> u8 {
+        self.streams
+            .iter()
+            .map(|s| match &s.outcome {
+                Outcome::Done => 0,
+                Outcome::Interrupted => 75,
+                Outcome::TooManyRejects { .. } => 1,
+                Outcome::Failed(e) => e.exit_code(),
+            })
+            // A permanent failure outranks a passing one: trying again will not mend it.
+            .max_by_key(|code| match code {
+                0 => 0,
+                75 => 1,
+                2 => 2,
+                _ => 3,
+            })
+            .unwrap_or(0)
+    }
+}

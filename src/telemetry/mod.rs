@@ -1,0 +1,7 @@
+//! What the program says about itself: counters, log lines, and the last guard against secrets in
+//! either.
+
+mod meter;
+pub mod redact;
+
+pub use meter::Meter;

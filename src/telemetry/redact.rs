@@ -1,0 +1,55 @@
+//! Removes known secrets from text on its way out of the process, by value. The first defence is
+//! never to put one in; this is the last.
+
+use std::sync::RwLock;
+
+use secrecy::{ExposeSecret, SecretString};
+
+/// Shorter values than this are not searched for: they would blank out ordinary text.
+const SHORTEST: usize = 6;
+
+static KNOWN: RwLock<Vec<SecretString>> = RwLock::new(Vec::new());
+
+/// Remembers a secret (a password, a token, a header value built from them) so that [`scrub`]
+/// removes it.
+pub fn register(secret: &str) {
+    if secret.len() < SHORTEST {
+        return;
+    }
+    if let Ok(mut known) = KNOWN.write()
+        && !known.iter().any(|k| k.expose_secret() == secret)
+    {
+        known.push(SecretString::from(secret.to_owned()));
+        // Longest first, so that a secret that contains another is removed whole.
+        known.sort_by_key(|k| std::cmp::Reverse(k.expose_secret().len()));
+    }
+}
+
+/// `text` with every known secret replaced by `[redacted]`.
+pub fn scrub(text: &str) -> String {
+    let mut clean = text.to_owned();
+    if let Ok(known) = KNOWN.read() {
+        for secret in known.iter() {
+            if clean.contains(secret.expose_secret()) {
+                clean = clean.replace(secret.expose_secret(), "[redacted]");
+            }
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scrubs_longest_first_and_ignores_short() {
+        register("hunter2-long");
+        register("hunter2-long-and-longer");
+        register("abc");
+        assert_eq!(
+            scrub("a hunter2-long-and-longer b abc"),
+            "a [redacted] b abc"
+        );
+    }
+}
