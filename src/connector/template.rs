@@ -110,7 +110,7 @@ impl Template {
         if self.plain {
             return Ok(self.text.clone());
         }
-        let config: BTreeMap<&str, &str> = scope
+        let config: BTreeMap<&str, Value> = scope
             .config
             .iter()
             .map(|(k, v)| {
@@ -118,14 +118,19 @@ impl Template {
                     ConfigValue::Plain(v) => v.as_str(),
                     ConfigValue::Secret(v) => v.expose_secret(),
                 };
-                (k.as_str(), v)
+                (k.as_str(), Value::from(v))
             })
             .collect();
-        let mut context = BTreeMap::from([("config", Value::from_iter(config))]);
+        let mut context = BTreeMap::from([("config", Value::from(config))]);
         if let Some(parent) = &scope.parent {
             context.insert(
                 "parent",
-                Value::from_iter(parent.iter().map(|(k, v)| (k.as_str(), v.as_str()))),
+                Value::from(
+                    parent
+                        .iter()
+                        .map(|(k, v)| (k.as_str(), Value::from(v.as_str())))
+                        .collect::<BTreeMap<_, _>>(),
+                ),
             );
         }
         if let Some(since) = &scope.since {
