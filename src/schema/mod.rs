@@ -5,6 +5,7 @@
 //! inside; [`decode`] turns JSON records into batches of it.
 
 pub mod decode;
+pub mod infer;
 pub mod name;
 pub mod value;
 

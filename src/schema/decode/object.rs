@@ -112,11 +112,11 @@ impl Object {
                 Slot::Column(i) if self.columns[i].len() < wanted => {
                     self.columns[i].read(json, peek, notes)?
                 }
-                Slot::Column(_) => {
+                Slot::Column(_) if notes.extra.is_none() => {
                     json.known_skip(peek)?;
                     Some(Problem::new("two fields are for the same column"))
                 }
-                Slot::Nowhere => {
+                Slot::Column(_) | Slot::Nowhere => {
                     self.nowhere(json, peek, key, notes)?;
                     None
                 }
