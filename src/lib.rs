@@ -19,5 +19,6 @@ pub mod http;
 pub mod pipeline;
 pub mod schema;
 pub mod secrets;
+pub mod source;
 pub mod state;
 pub mod telemetry;
