@@ -7,10 +7,12 @@
 //! | [`error`] | the one error, and who must act on it |
 //! | [`clock`] [`telemetry`] | time; counters, log lines, redaction |
 //! | [`http`] [`schema`] | the HTTP boundary; BigQuery types, Arrow, JSON → batch |
+//! | [`auth`] | putting credentials on requests |
 //! | [`secrets`] [`state`] | secrets by reference; checkpoints |
 //! | [`destination`] | where rows land |
 //! | [`connector`] | the declaration of an API |
 
+pub mod auth;
 pub mod clock;
 pub mod connector;
 pub mod destination;
