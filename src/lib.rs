@@ -5,13 +5,16 @@
 //! | module | owns |
 //! |---|---|
 //! | [`error`] | the one error, and who must act on it |
-//! | [`clock`] [`telemetry`] | time; counters, log lines, redaction |
+//! | [`clock`] [`telemetry`] [`config`] | time; counters, log lines, redaction; environment variables |
+//! | [`yaml`] | YAML with positions and findings |
 //! | [`http`] [`schema`] | the HTTP boundary; BigQuery types, Arrow, JSON → batch |
 //! | [`secrets`] [`state`] | secrets by reference; checkpoints |
 //! | [`destination`] | where rows land |
 //! | [`connector`] | the declaration of an API |
+//! | [`settings`] | `drawoff.yaml`: which account, which secrets, which destination |
 
 pub mod clock;
+pub mod config;
 pub mod connector;
 pub mod destination;
 pub mod error;
@@ -19,5 +22,7 @@ pub mod http;
 pub mod pipeline;
 pub mod schema;
 pub mod secrets;
+pub mod settings;
 pub mod state;
 pub mod telemetry;
+pub mod yaml;
