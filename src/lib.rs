@@ -5,15 +5,18 @@
 //! | module | owns |
 //! |---|---|
 //! | [`error`] | the one error, and who must act on it |
-//! | [`clock`] [`telemetry`] | time; counters, log lines, redaction |
+//! | [`clock`] [`telemetry`] [`config`] | time; counters, log lines, redaction; environment variables |
+//! | [`yaml`] | YAML with positions and findings |
 //! | [`http`] [`schema`] | the HTTP boundary; BigQuery types, Arrow, JSON → batch |
 //! | [`auth`] | putting credentials on requests |
 //! | [`secrets`] [`state`] | secrets by reference; checkpoints |
 //! | [`destination`] | where rows land |
 //! | [`connector`] | the declaration of an API |
+//! | [`settings`] | `drawoff.yaml`: which account, which secrets, which destination |
 
 pub mod auth;
 pub mod clock;
+pub mod config;
 pub mod connector;
 pub mod destination;
 pub mod error;
@@ -22,5 +25,7 @@ pub mod pipeline;
 pub mod schema;
 pub mod secrets;
 pub mod source;
+pub mod settings;
 pub mod state;
 pub mod telemetry;
+pub mod yaml;
