@@ -4,7 +4,9 @@
 //! or inferred from records by [`infer`]. [`arrow_schema`] maps it to Arrow, the only row format
 //! inside; [`decode`] turns JSON records into batches of it.
 
+pub mod evolution;
 pub mod name;
+pub mod render;
 
 mod arrow;
 
