@@ -439,8 +439,10 @@ mod tests {
     proptest! {
         #[test]
         fn times_are_as_jiff_writes_them(micros in -62_135_596_800_000_000i64..=253_402_300_799_999_999) {
-            let stamp = jiff::Timestamp::from_microsecond(micros).unwrap();
-            let want = format!("{:.6}", stamp.to_zoned(jiff::tz::TimeZone::UTC).datetime());
+            // Civil arithmetic: jiff's points in time end some hours before the year 9999 does.
+            let at = jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0)
+                + jiff::SignedDuration::from_micros(micros);
+            let want = format!("{at:.6}");
             prop_assert_eq!(written(|o| datetime(micros, o)), want);
         }
     }
