@@ -1,3 +1,4 @@
 //! The integration suite: one binary, a module per behaviour.
 
+mod destinations;
 mod support;

@@ -8,6 +8,9 @@ pub mod decode;
 pub mod infer;
 pub mod name;
 pub mod value;
+pub mod evolution;
+pub mod name;
+pub mod render;
 
 mod arrow;
 

@@ -1,1 +1,3 @@
 //! What tests stand on: real servers on loopback, the emulator, the binary.
+
+pub mod rows;
