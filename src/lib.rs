@@ -10,9 +10,11 @@
 //! | [`secrets`] [`state`] | secrets by reference; checkpoints |
 //! | [`destination`] | where rows land |
 //! | [`connector`] | the declaration of an API |
+//! | [`demo`] | an API in the same process, to try everything on |
 
 pub mod clock;
 pub mod connector;
+pub mod demo;
 pub mod destination;
 pub mod error;
 pub mod http;
