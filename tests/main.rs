@@ -1,3 +1,8 @@
 //! The integration suite: one binary, a module per behaviour.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod architecture;
+mod demo_api;
+mod demo_connector;
 mod support;
