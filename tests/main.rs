@@ -5,4 +5,5 @@
 mod architecture;
 mod demo_api;
 mod demo_connector;
+mod logging;
 mod support;
