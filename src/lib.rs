@@ -13,11 +13,13 @@
 //! | [`destination`] | where rows land |
 //! | [`connector`] | the declaration of an API |
 //! | [`settings`] | `drawoff.yaml`: which account, which secrets, which destination |
+//! | [`demo`] | an API in the same process, to try everything on |
 
 pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod connector;
+pub mod demo;
 pub mod destination;
 pub mod error;
 pub mod http;
