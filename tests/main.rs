@@ -1,10 +1,9 @@
 //! The integration suite: one binary, a module per behaviour.
-
-mod destinations;
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod architecture;
 mod demo_api;
 mod demo_connector;
+mod destinations;
 mod logging;
 mod support;

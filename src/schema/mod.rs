@@ -9,7 +9,6 @@ pub mod infer;
 pub mod name;
 pub mod value;
 pub mod evolution;
-pub mod name;
 pub mod render;
 
 mod arrow;
