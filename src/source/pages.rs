@@ -73,6 +73,23 @@ impl<'a> Pages<'a> {
         Ok(Some(page))
     }
 
+    /// Asks for the first page now, before anybody waits for it.
+    ///
+    /// # Errors
+    /// A request that cannot be made.
+    pub fn prime(&mut self) -> Result<()> {
+        if let (Some(token), true) = (&self.next, self.ahead.is_empty()) {
+            self.queued.push_front(token.clone());
+            self.top_up()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the last page turned was the last of the listing.
+    pub fn at_end(&self) -> bool {
+        self.next.is_none()
+    }
+
     /// Takes in what a page held, which decides what comes next.
     ///
     /// # Errors

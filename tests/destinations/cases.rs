@@ -535,7 +535,7 @@ pub async fn rejects(place: &dyn Place) {
     let table = people(Disposition::Replace);
     to.prepare(&table).await.unwrap();
     let bad = |n: i32| {
-        let reject = rejects::Reject {
+        let reject = drawoff::schema::decode::Reject {
             reason: format!("reason {n}"),
             path: "/id".into(),
             record: "{\"id\": \"x\"}".into(),

@@ -19,7 +19,7 @@ use base64::Engine as _;
 use jiter::{Jiter, Peek};
 
 use super::object::Object;
-use super::{Cell, Notes, Problem};
+use super::{Cell, Highest, Notes, Problem};
 use crate::schema::value::{self, Reason};
 use crate::schema::{Column, ColumnType, Mode};
 
@@ -302,6 +302,26 @@ impl Buffer {
         match self.mode {
             Mode::Nullable => self.nulls.append_null(),
             Mode::Required | Mode::Repeated => self.nulls.append_non_null(),
+        }
+    }
+
+    /// The highest value in the cells from `from` on; `None` when all are null or the column has no
+    /// order.
+    pub(super) fn highest(&self, path: &[String], from: usize) -> Option<Highest> {
+        let cells = from..self.len();
+        let valid = cells.clone().filter(|i| self.nulls.is_valid(*i));
+        match &self.values {
+            Values::Record(object, _) => object.highest(path, from),
+            _ if !path.is_empty() => None,
+            Values::Int64(v) => valid.map(|i| v[i]).max().map(Highest::Number),
+            Values::Micros(v) => valid.map(|i| v[i]).max().map(Highest::Micros),
+            Values::Days(v) => valid.map(|i| v[i]).max().map(Highest::Days),
+            Values::Text(v) if self.kind == ColumnType::String => {
+                let at = |i: usize| usize::try_from(v.offsets[i]).unwrap_or(0);
+                let text = valid.map(|i| &v.data[at(i)..at(i + 1)]).max()?;
+                Some(Highest::Text(String::from_utf8_lossy(text).into_owned()))
+            }
+            _ => None,
         }
     }
 

@@ -37,6 +37,19 @@ pub struct Reject {
     pub record: String,
 }
 
+/// The highest value of a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Highest {
+    /// Of an INT64.
+    Number(i64),
+    /// Of a TIMESTAMP, DATETIME or TIME.
+    Micros(i64),
+    /// Of a DATE, in days since 1970.
+    Days(i32),
+    /// Of a STRING.
+    Text(String),
+}
+
 /// Turns records into batches of one schema. Not shared between streams.
 pub struct Decoder {
     schema: SchemaRef,
@@ -187,6 +200,17 @@ impl Decoder {
     /// Bytes of JSON since the last batch, rejects included: about what is held in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Records read since the last batch, those that were dropped included.
+    pub fn position(&self) -> usize {
+        self.rows
+    }
+
+    /// The highest value of the column at `path` (its name, and its fields' names inside RECORDs) in
+    /// the records since `position`.
+    pub fn highest(&self, path: &[String], position: usize) -> Option<Highest> {
+        self.root.highest(path, position)
     }
 
     /// Takes the rows so far, `None` when there are none.

@@ -8,7 +8,7 @@ use arrow_schema::Fields;
 use jiter::{Jiter, JiterError, Peek};
 
 use super::buffer::Buffer;
-use super::{Cell, EXTRA_COLUMN, MOST_UNKNOWN, Notes, Problem};
+use super::{Cell, EXTRA_COLUMN, Highest, MOST_UNKNOWN, Notes, Problem};
 use crate::schema::{Column, Mode, name};
 
 /// Where a key's value goes.
@@ -234,6 +234,16 @@ impl Object {
         find(&|n| n == key)
             .or_else(|| find(&|n| n.eq_ignore_ascii_case(&normal)))
             .map_or(Slot::Nowhere, Slot::Column)
+    }
+
+    /// See [`Buffer::highest`]; `path` begins at this object's fields.
+    pub(super) fn highest(&self, path: &[String], from: usize) -> Option<Highest> {
+        let (first, rest) = path.split_first()?;
+        let i = self
+            .names
+            .iter()
+            .position(|n| n.eq_ignore_ascii_case(first))?;
+        self.columns[i].highest(rest, from)
     }
 
     pub(super) fn finish(&mut self, fields: &Fields) -> Vec<ArrayRef> {

@@ -106,6 +106,22 @@ fn a_bad_record_leaves_its_neighbours_alone() {
 }
 
 #[test]
+fn highest_since_a_position() {
+    let mut d = Decoder::new(&schema(ORDERS));
+    let path = |name: &str| name.split('.').map(str::to_owned).collect::<Vec<_>>();
+    decode(
+        &mut d,
+        r#"[{"id": 9, "name": "z", "buyer": {"age": 5}}, {"id": 1, "name": "b"}, {"id": 2}]"#,
+    );
+    assert_eq!(d.highest(&path("id"), 0), Some(Highest::Number(9)));
+    assert_eq!(d.highest(&path("id"), 1), Some(Highest::Number(2)));
+    assert_eq!(d.highest(&path("name"), 1), Some(Highest::Text("b".into())));
+    assert_eq!(d.highest(&path("name"), 2), None);
+    assert_eq!(d.highest(&path("buyer.age"), 0), Some(Highest::Number(5)));
+    assert_eq!(d.highest(&path("at"), 0), None);
+}
+
+#[test]
 fn reject_keeps_the_text_as_received() {
     let mut d = Decoder::new(&schema(r#"[{"name": "id", "type": "INT64"}]"#));
     decode(&mut d, r#"[ {"id":  "x", "n": 1.10} ]"#);
