@@ -5,11 +5,11 @@
 //! inside; [`decode`] turns JSON records into batches of it.
 
 pub mod decode;
+pub mod evolution;
 pub mod infer;
 pub mod name;
-pub mod value;
-pub mod evolution;
 pub mod render;
+pub mod value;
 
 mod arrow;
 

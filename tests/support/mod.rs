@@ -1,5 +1,5 @@
 //! What tests stand on: real servers on loopback, the emulator, the binary.
 
-pub mod rows;
 pub mod frozen_clock;
 pub mod plain_http;
+pub mod rows;
