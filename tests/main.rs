@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod architecture;
+mod connectors;
 mod demo_api;
 mod demo_connector;
 mod destinations;

@@ -185,9 +185,32 @@ impl Findings {
     }
 }
 
+/// What other tools call a key, and what it is called here.
+const ELSEWHERE: [(&str, &str); 14] = [
+    ("authentication", "auth"),
+    ("authenticator", "auth"),
+    ("cursor_field", "cursor"),
+    ("endpoint", "path"),
+    ("page_size", "size_param"),
+    ("paginator", "pagination"),
+    ("partition", "partition_by"),
+    ("per_page", "size_param"),
+    ("query", "params"),
+    ("query_params", "params"),
+    ("record_selector", "records"),
+    ("resources", "streams"),
+    ("url", "base_url"),
+    ("write_disposition", "disposition"),
+];
+
 /// A hint that names the known name nearest to `name`, else all known ones.
 pub fn suggest(name: &str, known: &[&str]) -> String {
-    match nearest(name, known.iter().copied()) {
+    let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name);
+    let near = match elsewhere {
+        Some((_, here)) if known.contains(here) => Some(*here),
+        _ => nearest(name, known.iter().copied()),
+    };
+    match near {
         Some(near) => format!("did you mean `{near}`?"),
         None if known.is_empty() => "none is known here".to_owned(),
         None => format!("known here: `{}`", known.join("`, `")),

@@ -228,7 +228,8 @@ impl Fit<'_> {
     /// The column of that name; of a dotted one inside RECORDs when `nested`.
     fn find(&self, name: &str, nested: bool) -> Found {
         let added = &self.draft.stream.add_columns;
-        if added.iter().any(|(a, _)| a.eq_ignore_ascii_case(name)) {
+        let declared = self.schema.is_some_and(|s| s.column(name).is_some());
+        if !declared && added.iter().any(|(a, _)| a.eq_ignore_ascii_case(name)) {
             return Found::Typed(ColumnType::String, Mode::Nullable);
         }
         if let Some((_, kind)) = ENGINE.iter().find(|(e, _)| e.eq_ignore_ascii_case(name)) {

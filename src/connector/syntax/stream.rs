@@ -189,11 +189,13 @@ impl<'n> Lower<'n> {
         let params = self.params(&params, may, parents);
         let headers = self.merged(said, "headers");
         let headers = self.headers(&headers, may, parents);
-        let method = said.get("method").and_then(|node| {
+        // A method that is neither is reported; its body is not a second mistake.
+        let post = said.get("method").is_some_and(|node| {
             let choices = [("GET", false), ("POST", true)];
-            self.reader.choice(node, "`method`", &choices)
+            self.reader
+                .choice(node, "`method`", &choices)
+                .unwrap_or(true)
         });
-        let post = method.unwrap_or_default();
         let body = match said.get("body") {
             Some(node) if !post => {
                 self.reader.findings.error(
