@@ -13,7 +13,7 @@ use url::Url;
 const PACKAGE: &str = "oidc-provider@9.13.3";
 
 /// A secret with everything that goes wrong when encodings are mixed up.
-pub const SECRET: &str = "p+l%u:s/ =&é?secret";
+pub const SECRET: &str = "p+l%u:s/ =&?~secret";
 
 /// Client that authenticates by `client_secret_basic`.
 pub const BASIC: &str = "basic client:1";
@@ -103,11 +103,14 @@ fn start() -> OidcProvider {
         .stderr(Stdio::null())
         .spawn()
         .expect("could not start `node`: install Node.js 20 or newer, which the tests need for oidc-provider");
-    let port = BufReader::new(server.stdout.take().unwrap())
-        .lines()
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let port = lines
+        .by_ref()
         .map_while(Result::ok)
         .find_map(|line| line.strip_prefix("port ").map(str::to_owned))
-        .expect("oidc-provider ended before it listened: run `node server.mjs` in target/tmp/oidc-provider@9.13.3 to see why");
+        .expect("oidc-provider ended before it listened: run `node server.mjs '[]'` in target/tmp/oidc-provider@9.13.3 to see why");
+    // Read on, so that it can go on talking.
+    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
     // Its standard input stays open as long as this process lives.
     std::mem::forget(server);
     OidcProvider {
