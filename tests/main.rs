@@ -7,4 +7,8 @@ mod demo_api;
 mod demo_connector;
 mod destinations;
 mod logging;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod auth;
+mod http;
 mod support;

@@ -556,12 +556,11 @@ fn holds_secret(request: &Request) -> bool {
 
 /// What went wrong with a certificate, if that is what went wrong.
 fn tls_error(cause: &(dyn StdError + 'static)) -> Option<String> {
-    let inner = cause
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-        .and_then(|e| e.downcast_ref::<rustls::Error>())
-        .or_else(|| cause.downcast_ref::<rustls::Error>())?;
-    match inner {
+    if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+        // An I/O error that wraps another is not among that one's sources.
+        return tls_error(io.get_ref()?);
+    }
+    match cause.downcast_ref::<rustls::Error>()? {
         rustls::Error::InvalidCertificate(why) => Some(why.to_string()),
         _ => None,
     }

@@ -224,7 +224,8 @@ mod tests {
     fn every_family_of_rate_headers() {
         let epoch = now().as_second() + 40;
         let (s, ms) = (epoch.to_string(), format!("{epoch}000"));
-        let cases: &[(&[(&str, &str)], Option<Option<Duration>>)] = &[
+        type Pairs<'a> = &'a [(&'a str, &'a str)];
+        let cases: &[(Pairs, Option<Option<Duration>>)] = &[
             (
                 &[("x-ratelimit-remaining", "1"), ("x-ratelimit-reset", &s)],
                 None,

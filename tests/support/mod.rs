@@ -3,3 +3,7 @@
 pub mod frozen_clock;
 pub mod plain_http;
 pub mod rows;
+pub mod clock;
+pub mod fake_api;
+pub mod oidc;
+pub mod tls;

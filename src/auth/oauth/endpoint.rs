@@ -154,6 +154,7 @@ impl Endpoint {
                 ErrorKind::Decode,
                 format!("{} gave a token that cannot stand in a header", self.name()),
             )
+            .hint("check `token_url`")
         })?;
         Ok(Granted {
             value,
@@ -272,7 +273,7 @@ impl Endpoint {
                 "unauthorized_client" | "unsupported_grant_type" => {
                     "allow the client-credentials grant for this client".to_owned()
                 }
-                _ => "check `scopes`, `params` and `body` of the token request against the API's documentation".to_owned(),
+                _ => "check `scopes`, `params`, `body` and `client_auth` of the token request against the API's documentation".to_owned(),
             }),
         }
     }
