@@ -5,6 +5,7 @@ use arrow_array::{Array, RecordBatch};
 
 use super::{BatchKind, Disposition, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::render::Cells;
 use crate::schema::{ColumnType, Mode, TableSchema, arrow_schema};
 
 /// What names a row, and what says how new it is.
@@ -91,6 +92,45 @@ impl Key {
     }
 }
 
+/// A cursor's value as bytes that sort as the values do; `None`, the lowest, for null. All cells of
+/// one column type compare with each other.
+pub fn rank(cells: &Cells<'_>, row: usize) -> Option<Vec<u8>> {
+    if cells.is_null(row) {
+        return None;
+    }
+    // Two's complement sorts as unsigned bytes do once the sign bit is turned.
+    let signed = |mut bytes: Vec<u8>| {
+        if let Some(first) = bytes.first_mut() {
+            *first ^= 0x80;
+        }
+        bytes
+    };
+    Some(match cells {
+        Cells::Int(a) => signed(a.value(row).to_be_bytes().into()),
+        Cells::Numeric(a) => signed(a.value(row).to_be_bytes().into()),
+        Cells::BigNumeric(a) => signed(a.value(row).to_be_bytes().into()),
+        Cells::Timestamp(a) | Cells::DateTime(a) => signed(a.value(row).to_be_bytes().into()),
+        Cells::Time(a) => signed(a.value(row).to_be_bytes().into()),
+        Cells::Date(a) => signed(a.value(row).to_be_bytes().into()),
+        Cells::Float(a) => {
+            // As `f64::total_cmp`: the magnitude's bits count downwards below zero.
+            let bits = a.value(row).to_bits() as i64;
+            signed(
+                (bits ^ (((bits >> 63) as u64) >> 1) as i64)
+                    .to_be_bytes()
+                    .into(),
+            )
+        }
+        Cells::Bool(a) => vec![a.value(row).into()],
+        Cells::Bytes(a) => a.value(row).to_vec(),
+        _ => {
+            let mut text = Vec::new();
+            cells.text(row, &mut text);
+            text
+        }
+    })
+}
+
 /// The schema that batches of this kind have.
 pub fn schema_of(table: &TableSpec, kind: BatchKind) -> TableSchema {
     match kind {
@@ -123,4 +163,42 @@ pub fn check_shape(table: &str, schema: &TableSchema, batch: &RecordBatch) -> Re
 
 fn schema_error(message: String) -> Error {
     Error::new(ErrorKind::Schema, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{Float64Array, Int64Array};
+
+    use super::*;
+
+    #[test]
+    fn ranks_sort_as_values_do() {
+        let floats = Float64Array::from(vec![
+            None,
+            Some(f64::NEG_INFINITY),
+            Some(-10.5),
+            Some(-9.0),
+            Some(0.0),
+            Some(5e-324),
+            Some(9.0),
+            Some(10.5),
+            Some(f64::INFINITY),
+        ]);
+        let ints = Int64Array::from(vec![
+            None,
+            Some(i64::MIN),
+            Some(-1),
+            Some(0),
+            Some(1),
+            Some(256),
+            Some(i64::MAX),
+        ]);
+        for (cells, n) in [
+            (Cells::Float(&floats), floats.len()),
+            (Cells::Int(&ints), ints.len()),
+        ] {
+            let ranks: Vec<_> = (0..n).map(|row| rank(&cells, row)).collect();
+            assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
+        }
+    }
 }

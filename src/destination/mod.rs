@@ -5,6 +5,7 @@
 //! away by a later run.
 
 mod blocking;
+pub mod files;
 mod key;
 pub mod rejects;
 pub mod sqlite;

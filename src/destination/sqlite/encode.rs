@@ -4,6 +4,7 @@ use arrow_array::RecordBatch;
 use rusqlite::Statement;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
+use crate::destination::key::rank;
 use crate::error::Result;
 use crate::schema::render::{Cells, non_finite};
 
@@ -25,7 +26,10 @@ pub fn insert(
             bind(statement, i + 1, cells, row, &mut text).map_err(fail)?;
         }
         if let Some(column) = order {
-            bind_order(statement, columns.len() + 1, &columns[column], row).map_err(fail)?;
+            let rank = rank(&columns[column], row);
+            statement
+                .raw_bind_parameter(columns.len() + 1, rank)
+                .map_err(fail)?;
         }
         statement.raw_execute().map_err(fail)?;
     }
@@ -59,29 +63,6 @@ fn bind(
                 ValueRef::Text(text)
             }
         }
-    };
-    statement.raw_bind_parameter(parameter, ToSqlOutput::Borrowed(value))
-}
-
-/// A decimal as big-endian bytes with the sign turned, which sort as the number does.
-fn bind_order(
-    statement: &mut Statement<'_>,
-    parameter: usize,
-    cells: &Cells<'_>,
-    row: usize,
-) -> rusqlite::Result<()> {
-    let mut bytes = match cells {
-        _ if cells.is_null(row) => Vec::new(),
-        Cells::Numeric(a) => a.value(row).to_be_bytes().to_vec(),
-        Cells::BigNumeric(a) => a.value(row).to_be_bytes().to_vec(),
-        _ => Vec::new(),
-    };
-    if let Some(first) = bytes.first_mut() {
-        *first ^= 0x80;
-    }
-    let value = match bytes.as_slice() {
-        [] => ValueRef::Null,
-        bytes => ValueRef::Blob(bytes),
     };
     statement.raw_bind_parameter(parameter, ToSqlOutput::Borrowed(value))
 }
