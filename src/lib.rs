@@ -7,6 +7,7 @@
 //! | [`error`] | the one error, and who must act on it |
 //! | [`clock`] [`telemetry`] | time; counters, log lines, redaction |
 //! | [`http`] [`schema`] | the HTTP boundary; BigQuery types, Arrow, JSON → batch |
+//! | [`google`] | where Google's services are, credentials, REST calls |
 //! | [`secrets`] [`state`] | secrets by reference; checkpoints |
 //! | [`destination`] | where rows land |
 //! | [`connector`] | the declaration of an API |
@@ -15,6 +16,7 @@ pub mod clock;
 pub mod connector;
 pub mod destination;
 pub mod error;
+pub mod google;
 pub mod http;
 pub mod pipeline;
 pub mod schema;

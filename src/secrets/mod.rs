@@ -2,6 +2,10 @@
 //! [`SecretString`], whose `Debug` prints nothing, and registered with [`crate::telemetry::redact`]
 //! as soon as it is known.
 
+mod google;
+
+pub use google::SecretManager;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
