@@ -4,6 +4,7 @@
 //! `Ok` means durable. Whatever is staged and not published never shows in a table, and is cleared
 //! away by a later run.
 
+pub mod bigquery;
 pub mod rejects;
 
 use std::collections::HashMap;

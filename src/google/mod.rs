@@ -12,7 +12,7 @@ mod settings;
 
 pub use endpoint::Endpoint;
 pub use failure::Failure;
-pub(crate) use failure::tidy;
+pub(crate) use failure::{is_transient_reason, tidy};
 pub use rest::{Call, RetryPolicy};
 pub use settings::GoogleSettings;
 
