@@ -9,6 +9,7 @@
 //! | [`yaml`] | YAML with positions and findings |
 //! | [`http`] [`schema`] | the HTTP boundary; BigQuery types, Arrow, JSON → batch |
 //! | [`auth`] | putting credentials on requests |
+//! | [`google`] | where Google's services are, credentials, REST calls |
 //! | [`secrets`] [`state`] | secrets by reference; checkpoints |
 //! | [`destination`] | where rows land |
 //! | [`connector`] | the declaration of an API |
@@ -22,6 +23,7 @@ pub mod connector;
 pub mod demo;
 pub mod destination;
 pub mod error;
+pub mod google;
 pub mod http;
 pub mod pipeline;
 pub mod schema;

@@ -11,4 +11,6 @@ mod logging;
 
 mod auth;
 mod http;
+mod bigquery;
+mod google_secrets;
 mod support;

@@ -7,6 +7,7 @@
 mod blocking;
 pub mod files;
 mod key;
+pub mod bigquery;
 pub mod rejects;
 pub mod sqlite;
 

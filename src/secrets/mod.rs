@@ -4,6 +4,9 @@
 
 pub mod local;
 pub mod resolve;
+mod google;
+
+pub use google::SecretManager;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -7,3 +7,5 @@ pub mod clock;
 pub mod fake_api;
 pub mod oidc;
 pub mod tls;
+pub mod emulator;
+pub mod faults;
