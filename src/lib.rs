@@ -10,8 +10,11 @@
 //! | [`secrets`] [`state`] | secrets by reference; checkpoints |
 //! | [`destination`] | where rows land |
 //! | [`connector`] | the declaration of an API |
+//! | [`pipeline`] | the run: its checks and its report |
+//! | [`cli`] | the command line |
 //! | [`demo`] | an API in the same process, to try everything on |
 
+pub mod cli;
 pub mod clock;
 pub mod connector;
 pub mod demo;
