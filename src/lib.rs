@@ -17,6 +17,11 @@
 //! | [`demo`] | an API in the same process, to try everything on |
 
 pub mod auth;
+//! | [`pipeline`] | the run: its checks and its report |
+//! | [`cli`] | the command line |
+//! | [`demo`] | an API in the same process, to try everything on |
+
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connector;

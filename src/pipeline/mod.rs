@@ -3,6 +3,7 @@
 pub mod cursor;
 pub mod partitions;
 pub mod plan;
+pub mod check;
 pub mod report;
 pub mod slice;
 pub mod stage;
