@@ -1,3 +1,7 @@
 //! The `drawoff` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    drawoff::cli::main()
+}

@@ -10,10 +10,11 @@ use arrow_array::{
 use arrow_schema::DataType;
 use drawoff::clock::SystemClock;
 use drawoff::destination::bigquery::{BigQuery, BigQuerySettings, Target};
-use drawoff::destination::rejects::{self, Reject};
+use drawoff::destination::rejects;
 use drawoff::destination::{BatchKind, Destination, Disposition, Published, Slice, TableSpec};
 use drawoff::error::{ErrorKind, Result};
 use drawoff::google::{Endpoint, Google, GoogleSettings};
+use drawoff::schema::decode::Reject;
 use drawoff::schema::{Column, ColumnType, Mode, TableSchema, arrow_schema};
 use drawoff::state::{Checkpoint, CheckpointKey, CheckpointUpdate, SavedCheckpoint};
 use serde_json::{Value, json};

@@ -41,8 +41,6 @@ Destinations:
   sqlite:FILE                 SQLite database (default: sqlite:drawoff.db)
   bigquery:PROJECT.DATASET    BigQuery
   parquet:DIR                 Parquet files, a folder a table
-  ndjson:DIR                  NDJSON files, a folder a table
-  stdout                      NDJSON on standard output
 
 Exit codes:
   0   done: everything is published

@@ -5,6 +5,7 @@
 pub mod args;
 pub mod check;
 pub mod connectors;
+mod dispatch;
 pub mod lint;
 pub mod preview;
 pub mod progress;
@@ -15,3 +16,5 @@ pub mod style;
 pub mod summary;
 mod table;
 mod words;
+
+pub use dispatch::main;

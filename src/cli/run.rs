@@ -44,7 +44,7 @@ pub struct RunArgs {
         conflicts_with = "since"
     )]
     pub full_refresh: bool,
-    /// Where rows land: sqlite:FILE, bigquery:PROJECT.DATASET, parquet:DIR, ndjson:DIR or stdout
+    /// Where rows land: sqlite:FILE, bigquery:PROJECT.DATASET or parquet:DIR
     /// [default: drawoff.yaml's, else sqlite:drawoff.db]
     #[arg(
         long,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::RecordBatch;
-use jiter::{Jiter, JiterError, Peek};
 
 use super::cursor::{Cursor, CursorColumn};
 use super::stage::{Budget, Stager};
@@ -14,7 +13,7 @@ use crate::destination::rejects;
 use crate::destination::{BatchKind, Destination, Disposition, TableSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::decode::Decoder;
-use crate::source::records::{Layout, RecordSink, Walked};
+use crate::source::records::{Layout, Walked};
 use crate::state::{Checkpoint, CheckpointKey, CheckpointUpdate};
 use crate::telemetry::Meter;
 
@@ -74,18 +73,6 @@ pub struct SliceContext {
     pub streams: usize,
 }
 
-struct DecodeSink<'a>(&'a mut Decoder);
-
-impl RecordSink for DecodeSink<'_> {
-    fn record(&mut self, json: &mut Jiter<'_>, peek: Peek) -> Result<(), JiterError> {
-        self.0.record(json, peek)
-    }
-
-    fn broken(&mut self, reason: String, text: &str) {
-        self.0.reject(reason, String::new(), text.to_owned());
-    }
-}
-
 impl SliceWriter {
     /// A writer with no slice open yet.
     ///
@@ -133,7 +120,7 @@ impl SliceWriter {
         self.decoder
             .set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
         let position = self.decoder.position();
-        let walked = layout.walk(body, &mut DecodeSink(&mut self.decoder))?;
+        let walked = layout.walk(body, &mut self.decoder)?;
         if let Some(column) = &self.cursor {
             let found = column.highest(&self.decoder, position);
             self.highest = self.highest.take().max(found);

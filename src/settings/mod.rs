@@ -9,6 +9,8 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use url::Url;
+
 use crate::config::{self, Environment};
 use crate::connector::load::Catalog;
 use crate::error::{Error, Result, nearest};
@@ -42,6 +44,8 @@ pub struct Overrides {
     pub memory: Option<String>,
     /// Each `--set`, as typed: `key=value`.
     pub set: Vec<String>,
+    /// `--base-url`.
+    pub base_url: Option<Url>,
 }
 
 /// What is configured.
@@ -61,6 +65,7 @@ pub struct Settings {
     pub catalog: Catalog,
     sources: Vec<SourceEntry>,
     set: Vec<(String, String)>,
+    base_url: Option<Url>,
     environment: Environment,
 }
 
@@ -112,6 +117,7 @@ impl Settings {
                 .iter()
                 .map(|text| split_set(text))
                 .collect::<Result<_>>()?,
+            base_url: overrides.base_url,
             file,
             environment,
         })

@@ -282,6 +282,7 @@ pub(super) fn build(settings: &Settings, entry: &SourceEntry) -> Result<SourceCo
 
     let variable = source_variable(name, "base_url");
     let base_url = match settings.environment.get(&variable) {
+        _ if settings.base_url.is_some() => settings.base_url.clone(),
         Some(text) => Some(
             checked_url(&text)
                 .map_err(|why| Error::config(format!("environment variable `{variable}` {why}")))?,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use jiter::{Jiter, JiterError, Peek};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::decode::Decoder;
 
 /// Takes records as they are met.
 pub trait RecordSink {
@@ -16,6 +17,16 @@ pub trait RecordSink {
 
     /// Is told of a record whose JSON cannot be read, with its text.
     fn broken(&mut self, reason: String, text: &str);
+}
+
+impl RecordSink for Decoder {
+    fn record(&mut self, json: &mut Jiter<'_>, peek: Peek) -> Result<(), JiterError> {
+        Self::record(self, json, peek)
+    }
+
+    fn broken(&mut self, reason: String, text: &str) {
+        self.reject(reason, String::new(), text.to_owned());
+    }
 }
 
 /// What a page held beside its records.

@@ -1,0 +1,56 @@
+//! The one module that knows every implementation, and wires them: sources, destinations, secrets.
+
+mod inspect;
+mod open;
+mod places;
+mod run;
+
+pub use inspect::Preview;
+pub use run::RunOptions;
+
+use std::sync::Arc;
+
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::Environment;
+use crate::error::Result;
+use crate::google::{Google, GoogleSettings};
+use crate::secrets::SecretManager;
+use crate::secrets::resolve::Secrets;
+use crate::settings::Settings;
+
+/// Everything that the commands need, made once a process.
+pub struct App {
+    settings: Settings,
+    clock: SharedClock,
+    google: Google,
+    secrets: Secrets,
+}
+
+impl App {
+    /// Wires the program together; sends nothing.
+    ///
+    /// # Errors
+    /// A setting of Google's endpoints that cannot be used.
+    pub fn new(settings: Settings, environment: Environment) -> Result<Self> {
+        let clock = SystemClock::shared();
+        let lookup = |name: &str| environment.get(name);
+        let google = Google::new(GoogleSettings::from_lookup(lookup)?, clock.clone())?;
+        let manager = Arc::new(SecretManager::new(google.clone()));
+        Ok(Self {
+            settings,
+            clock,
+            secrets: Secrets::new(environment, Some(manager)),
+            google,
+        })
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    async fn open(&self, source: &str) -> Result<open::OpenSource> {
+        let config = self.settings.source(source)?;
+        open::OpenSource::open(config, &self.secrets, self.clock.clone()).await
+    }
+}

@@ -1,0 +1,144 @@
+//! Destinations by name.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use async_trait::async_trait;
+
+use crate::destination::bigquery::{BigQuery, BigQuerySettings};
+use crate::destination::files::FilesDestination;
+use crate::destination::sqlite::SqliteDestination;
+use crate::destination::{BatchKind, Destination, Published, Slice, TableSpec};
+use crate::error::{Error, Result};
+use crate::google::Google;
+use crate::schema::TableSchema;
+use crate::state::{CheckpointKey, CheckpointUpdate, SavedCheckpoint};
+
+/// Where rows land when nobody says.
+pub const DEFAULT: &str = "sqlite:drawoff.db";
+
+/// A destination, and what more the `check` command can ask of it.
+pub enum Place {
+    /// A local database or folder.
+    Local(Arc<dyn Destination>),
+    /// BigQuery.
+    BigQuery(BigQuery),
+}
+
+impl Place {
+    /// The destination that the text names: `sqlite:FILE`, `parquet:DIR`, `bigquery:PROJECT.DATASET`.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Config`] for a text that names none; what opening it says.
+    pub fn open(text: &str, google: &Google) -> Result<Self> {
+        let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+        let wants =
+            |what: &str| Error::config(format!("destination `{text}` names no {what}")).hint(KINDS);
+        match (kind, rest) {
+            ("sqlite", "") => Err(wants("file")),
+            ("parquet", "") => Err(wants("folder")),
+            ("sqlite", path) => Ok(Self::Local(Arc::new(SqliteDestination::open(path)?))),
+            ("parquet", dir) => Ok(Self::Local(Arc::new(FilesDestination::open(dir)?))),
+            ("bigquery", target) => {
+                let settings = BigQuerySettings::default();
+                Ok(Self::BigQuery(BigQuery::new(
+                    google.clone(),
+                    target.parse()?,
+                    settings,
+                )?))
+            }
+            (kind, _) => {
+                let near = crate::error::nearest(kind, ["sqlite", "parquet", "bigquery"]);
+                let near = near
+                    .map(|n| format!(" (did you mean `{n}:`?)"))
+                    .unwrap_or_default();
+                Err(
+                    Error::config(format!("there is no destination of kind `{kind}`{near}"))
+                        .hint(KINDS),
+                )
+            }
+        }
+    }
+
+    /// The destination.
+    pub fn destination(&self) -> Arc<dyn Destination> {
+        match self {
+            Self::Local(destination) => destination.clone(),
+            Self::BigQuery(bigquery) => Arc::new(bigquery.clone()),
+        }
+    }
+
+    /// Whether opening it would make something that is not there yet.
+    pub fn is_new(text: &str) -> bool {
+        match text.split_once(':') {
+            Some(("sqlite" | "parquet", path)) => !Path::new(path).exists(),
+            _ => false,
+        }
+    }
+}
+
+const KINDS: &str = "write `sqlite:FILE`, `parquet:DIR` or `bigquery:PROJECT.DATASET`";
+
+/// Stands before a destination in a dry run: reads from it, stores nothing.
+pub struct Dry {
+    /// The destination, unless it does not exist yet.
+    pub inner: Option<Arc<dyn Destination>>,
+    /// Its name.
+    pub name: String,
+}
+
+struct DrySlice {
+    rows: u64,
+}
+
+#[async_trait]
+impl Destination for Dry {
+    fn describe(&self) -> String {
+        format!("{} (dry run: nothing is stored)", self.name)
+    }
+
+    async fn prepare(&self, _: &TableSpec) -> Result<()> {
+        Ok(())
+    }
+
+    async fn existing(&self, table: &str) -> Result<Option<TableSchema>> {
+        match &self.inner {
+            Some(inner) => inner.existing(table).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
+        match &self.inner {
+            Some(inner) => inner.checkpoints(source).await,
+            None => Ok(HashMap::new()),
+        }
+    }
+
+    async fn open(&self, _: &TableSpec, _: &str, _: &str) -> Result<Box<dyn Slice>> {
+        Ok(Box::new(DrySlice { rows: 0 }))
+    }
+}
+
+#[async_trait]
+impl Slice for DrySlice {
+    async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {
+        if kind == BatchKind::Rows {
+            self.rows += batch.num_rows() as u64;
+        }
+        Ok(())
+    }
+
+    async fn publish(self: Box<Self>, _: &CheckpointUpdate) -> Result<Published> {
+        Ok(Published {
+            rows: self.rows,
+            deduplicated: 0,
+        })
+    }
+
+    async fn abandon(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}

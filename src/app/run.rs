@@ -1,0 +1,370 @@
+//! A run: every wanted stream of a source, some at a time, into the destination.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::App;
+use super::open::{Call, OpenSource};
+use super::places::{self, Dry, Place};
+use crate::connector::Stream;
+use crate::destination::{Destination, Disposition};
+use crate::error::{ErrorKind, Result};
+use crate::pipeline::cursor::{Cursor, CursorKind};
+use crate::pipeline::plan::Wish;
+use crate::pipeline::report::{Observer, Outcome, Phase, RunReport, StreamReport};
+use crate::pipeline::slice::{SliceContext, SliceWriter};
+use crate::pipeline::stage::Budget;
+use crate::pipeline::stream::{StreamRun, cursor_of};
+use crate::pipeline::table;
+use crate::schema::TableSchema;
+use crate::state::{Checkpoint, CheckpointKey, SavedCheckpoint};
+use crate::telemetry::Meter;
+
+/// Streams at work at once, at the most; each holds a page and a batch.
+const STREAMS_AT_ONCE: usize = 4;
+/// Records that a schema is inferred from when a stream declares none.
+const SAMPLE_RECORDS: u64 = 1_000;
+/// Pages that it is inferred from, at the most.
+const SAMPLE_PAGES: u64 = 5;
+
+/// What to run.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Source.
+    pub source: String,
+    /// Streams; all when empty.
+    pub streams: Vec<String>,
+    /// Lower bound in place of the saved cursor.
+    pub since: Option<Timestamp>,
+    /// Upper bound.
+    pub until: Option<Timestamp>,
+    /// Read everything; it becomes the whole table.
+    pub full_refresh: bool,
+    /// Read and decode, store nothing.
+    pub dry_run: bool,
+    /// Stop after this long.
+    pub deadline: Option<Duration>,
+}
+
+/// What the streams of a run share.
+struct Run<'a> {
+    app: &'a App,
+    options: &'a RunOptions,
+    source: OpenSource,
+    destination: Arc<dyn Destination>,
+    saved: HashMap<CheckpointKey, SavedCheckpoint>,
+    run_id: String,
+    started: Timestamp,
+    budget: Budget,
+    streams: usize,
+    cancel: CancellationToken,
+    observer: Arc<Observer>,
+}
+
+impl App {
+    /// Runs a source. Streams fail one by one: the report says how each ended.
+    ///
+    /// # Errors
+    /// What keeps all streams from running: settings, secrets, a destination that cannot be opened.
+    pub async fn run(
+        &self,
+        options: &RunOptions,
+        cancel: CancellationToken,
+        observer: Arc<Observer>,
+    ) -> Result<RunReport> {
+        let begun = self.clock.instant();
+        let started = self.clock.now();
+        let config = self.settings.source(&options.source)?;
+        let place = config
+            .destination
+            .clone()
+            .unwrap_or_else(|| places::DEFAULT.to_owned());
+        let source = OpenSource::open(config, &self.secrets, self.clock.clone()).await?;
+        let wanted = wanted(&source, &options.streams)?;
+        let destination = self.destination(&place, options.dry_run)?;
+        let saved = destination.checkpoints(&source.name).await.map_err(|e| {
+            e.context(format!(
+                "could not read the checkpoints in {}",
+                destination.describe()
+            ))
+        })?;
+        let at_once = wanted.len().min(STREAMS_AT_ONCE).max(1);
+        let run = Run {
+            app: self,
+            options,
+            destination,
+            saved,
+            run_id: run_id(started),
+            started,
+            budget: Budget::new(self.settings.memory),
+            streams: at_once,
+            cancel,
+            observer,
+            source,
+        };
+        let meters: Vec<(Stream, Arc<Meter>)> = wanted
+            .into_iter()
+            .map(|s| (s, Arc::new(Meter::default())))
+            .collect();
+        for (stream, meter) in &meters {
+            run.observer.set(&stream.name, meter, Phase::Queued);
+        }
+        let reports: Vec<StreamReport> = futures::stream::iter(&meters)
+            .map(|(stream, meter)| run.stream(stream, meter))
+            .buffered(at_once)
+            .collect()
+            .await;
+        Ok(RunReport {
+            run_id: run.run_id,
+            source: run.source.name,
+            destination: run.destination.describe(),
+            streams: reports,
+            duration: self.clock.instant() - begun,
+        })
+    }
+
+    fn destination(&self, text: &str, dry: bool) -> Result<Arc<dyn Destination>> {
+        if !dry {
+            return Ok(Place::open(text, &self.google)?.destination());
+        }
+        let inner = match Place::is_new(text) {
+            true => None,
+            false => Some(Place::open(text, &self.google)?.destination()),
+        };
+        Ok(Arc::new(Dry {
+            inner,
+            name: text.to_owned(),
+        }))
+    }
+}
+
+/// The streams that were asked for, in the connector's order.
+fn wanted(source: &OpenSource, names: &[String]) -> Result<Vec<Stream>> {
+    for name in names {
+        source.stream(name)?;
+    }
+    let asked = |s: &&Stream| names.is_empty() || names.contains(&s.name);
+    Ok(source
+        .connector
+        .streams
+        .iter()
+        .filter(asked)
+        .cloned()
+        .collect())
+}
+
+/// Sorts by time, and is a word in file names and SQL.
+fn run_id(started: Timestamp) -> String {
+    format!(
+        "{}_{:08x}",
+        started.strftime("%Y%m%dT%H%M%S"),
+        rand::random::<u32>()
+    )
+}
+
+impl Run<'_> {
+    async fn stream(&self, stream: &Stream, meter: &Arc<Meter>) -> StreamReport {
+        let begun = self.app.clock.instant();
+        self.observer.set(&stream.name, meter, Phase::Reading);
+        let mut cursors = (None, None);
+        let outcome = match self.draw(stream, meter, &mut cursors).await {
+            Ok(()) if Meter::get(&meter.rejected) > stream.table.max_rejects => {
+                Outcome::TooManyRejects {
+                    limit: stream.table.max_rejects,
+                }
+            }
+            Ok(()) => Outcome::Done,
+            Err(e) if e.kind() == ErrorKind::Interrupted => Outcome::Interrupted,
+            Err(e) => Outcome::Failed(e),
+        };
+        let phase = if matches!(outcome, Outcome::Done) {
+            Phase::Done
+        } else {
+            Phase::Failed
+        };
+        self.observer.set(&stream.name, meter, phase);
+        let duration = self.app.clock.instant() - begun;
+        let report = StreamReport {
+            stream: stream.name.clone(),
+            table: stream.table.name.clone(),
+            outcome,
+            pages: Meter::get(&meter.pages),
+            records: Meter::get(&meter.records),
+            rows: Meter::get(&meter.published),
+            deduplicated: Meter::get(&meter.deduplicated),
+            rejected: Meter::get(&meter.rejected),
+            unknown_fields: meter
+                .unknown_fields
+                .lock()
+                .map(|f| f.iter().cloned().collect())
+                .unwrap_or_default(),
+            requests: Meter::get(&meter.requests),
+            retries: Meter::get(&meter.retries),
+            throttled: Meter::get(&meter.throttled),
+            bytes: Meter::get(&meter.bytes),
+            duration,
+            cursor_before: cursors.0,
+            cursor_after: cursors.1,
+        };
+        tracing::info!(
+            run_id = self.run_id,
+            source = self.source.name,
+            stream = report.stream,
+            pages = report.pages,
+            rows = report.rows,
+            rejected = report.rejected,
+            requests = report.requests,
+            throttled = report.throttled,
+            seconds = duration.as_secs_f64(),
+            cursor = report.cursor_after.as_deref().unwrap_or_default(),
+            "stream {}",
+            match &report.outcome {
+                Outcome::Done => "done",
+                Outcome::Interrupted => "interrupted",
+                Outcome::Failed(_) => "failed",
+                Outcome::TooManyRejects { .. } => "done with too many rejects",
+            }
+        );
+        report
+    }
+
+    async fn draw(
+        &self,
+        stream: &Stream,
+        meter: &Arc<Meter>,
+        cursors: &mut (Option<String>, Option<String>),
+    ) -> Result<()> {
+        let call = Call {
+            deadline: self.options.deadline.map(|d| self.app.clock.instant() + d),
+            cancel: self.cancel.clone(),
+            meter: meter.clone(),
+        };
+        let endpoint = self.source.endpoint(stream, &call)?;
+        let parents = self.source.parents(stream, &call)?;
+        let columns = match &stream.schema {
+            Some(schema) => schema.clone(),
+            None => self.infer(stream, &call).await?,
+        };
+        let mut spec = table::spec(stream, columns)?;
+        if self.options.full_refresh {
+            spec.disposition = Disposition::Replace;
+        }
+        let (column, kind) = cursor_of(stream, &spec.schema, parents.first().map(|p| &p.stream))?;
+        let point = |t: Option<Timestamp>| match kind {
+            Some(CursorKind::Time) => t.map(Cursor::Time),
+            _ => None,
+        };
+        let (since, until) = (point(self.options.since), point(self.options.until));
+        if kind.is_none() && (self.options.since.is_some() || self.options.until.is_some()) {
+            tracing::info!(
+                stream = stream.name,
+                "`--since` and `--until` do not apply: the stream is not incremental"
+            );
+        }
+        let (key, saved, backfill) = self.checkpoint(stream, since.as_ref(), until.as_ref(), kind);
+        let published = saved
+            .as_ref()
+            .map(|s| s.checkpoint.clone())
+            .unwrap_or_default();
+        cursors.0 = shown(&published);
+        self.destination.prepare(&spec).await.map_err(|e| {
+            e.context(format!(
+                "could not prepare table `{}` in {}",
+                spec.name,
+                self.destination.describe()
+            ))
+        })?;
+        let writer = SliceWriter::new(SliceContext {
+            destination: self.destination.clone(),
+            table: spec,
+            run_id: self.run_id.clone(),
+            key,
+            version: saved.as_ref().map_or(0, |s| s.version),
+            clock: self.app.clock.clone(),
+            budget: self.budget.clone(),
+            meter: meter.clone(),
+            cursor: column,
+            streams: self.streams,
+        })?;
+        let mut work = StreamRun {
+            endpoint,
+            parents,
+            writer,
+            checkpoint: if self.options.full_refresh {
+                Checkpoint::default()
+            } else {
+                published.clone()
+            },
+            published,
+            cursor: kind,
+            since,
+            until,
+            started: self.started,
+            full_refresh: self.options.full_refresh,
+            backfill,
+        };
+        let outcome = work.run().await;
+        cursors.1 = shown(&work.published);
+        outcome
+    }
+
+    /// Which checkpoint a stream goes by. A backfill that does not join what was read before has one
+    /// of its own, so that the stream's stays where it is.
+    fn checkpoint(
+        &self,
+        stream: &Stream,
+        since: Option<&Cursor>,
+        until: Option<&Cursor>,
+        kind: Option<CursorKind>,
+    ) -> (CheckpointKey, Option<SavedCheckpoint>, bool) {
+        let key = CheckpointKey {
+            source: self.source.name.clone(),
+            stream: stream.name.clone(),
+        };
+        let saved = self.saved.get(&key).cloned();
+        let parse = |text: &String| Cursor::parse(kind?, text);
+        let lowest = saved.as_ref().and_then(|s| {
+            let partitions = s.checkpoint.partitions.values().filter_map(parse).min();
+            s.checkpoint.cursor.as_ref().and_then(parse).or(partitions)
+        });
+        let wish = Wish {
+            since,
+            until,
+            saved: lowest.as_ref(),
+            ..Wish::default()
+        };
+        if wish.moves_cursor() {
+            return (key, saved, false);
+        }
+        let text = |c: Option<&Cursor>| c.map(Cursor::to_string).unwrap_or_default();
+        let key = CheckpointKey {
+            stream: format!("{} {}/{}", stream.name, text(since), text(until)),
+            ..key
+        };
+        let saved = self.saved.get(&key).cloned();
+        (key, saved, true)
+    }
+
+    /// Columns for a stream that declares none: those of the table as it is, and what a sample shows.
+    async fn infer(&self, stream: &Stream, call: &Call) -> Result<TableSchema> {
+        let existing = self.destination.existing(&stream.table.name).await?;
+        let sample = self
+            .source
+            .sample(stream, call, SAMPLE_PAGES, SAMPLE_RECORDS)
+            .await?;
+        Ok(sample.schema(existing.as_ref()))
+    }
+}
+
+/// The cursor of a checkpoint as the summary shows it: of many partitions, the newest.
+fn shown(checkpoint: &Checkpoint) -> Option<String> {
+    checkpoint
+        .cursor
+        .clone()
+        .or_else(|| checkpoint.partitions.values().max().cloned())
+}

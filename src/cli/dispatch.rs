@@ -1,0 +1,253 @@
+//! From the arguments to the command, and from what came of it to the exit code.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::args::{self, Cli, Command, GlobalArgs, SourceOverrides, Surroundings};
+use super::connectors::ConnectorsCommand;
+use super::preview::PreviewFormat;
+use super::progress::Progress;
+use super::run::RunArgs;
+use super::style::Paint;
+use super::{check, connectors, lint, preview, report, schema, summary};
+use crate::app::{App, RunOptions};
+use crate::config::Environment;
+use crate::connector::Connector;
+use crate::connector::load::lint_file;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pipeline::report::Observer;
+use crate::schema::render::write_ndjson;
+use crate::settings::{Overrides, Settings};
+use crate::telemetry::{log, redact};
+use crate::yaml::finding::Severity;
+
+/// Widest line of a table.
+const WIDTH: usize = 100;
+/// A second Ctrl-C, or this long after the first, ends the process whatever it does.
+const PATIENCE: Duration = Duration::from_millis(7_500);
+
+/// Runs the command that the process's arguments name.
+pub fn main() -> ExitCode {
+    let cli = match args::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(message) => message.exit(),
+    };
+    let around = Surroundings::detect();
+    let format = cli.global.format(around);
+    let outcome = log::init(format, cli.global.verbosity())
+        .and_then(|()| runtime())
+        .and_then(|runtime| {
+            let code = runtime.block_on(dispatch(cli, around));
+            // What still runs in the background must not hold up the end.
+            runtime.shutdown_timeout(Duration::from_millis(200));
+            code
+        });
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            report::print(&error, format);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(
+            std::thread::available_parallelism()
+                .map_or(2, |n| n.get())
+                .clamp(2, 4),
+        )
+        .enable_all()
+        .build()
+        .map_err(|e| {
+            Error::new(ErrorKind::Bug, "could not start the asynchronous runtime").source(e)
+        })
+}
+
+async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
+    let out = Paint::new(around.colour && std::io::stdout().is_terminal());
+    let global = &cli.global;
+    match &cli.command {
+        None => run(&cli.run, global, around, out).await,
+        Some(Command::Connectors(command)) => {
+            let settings = settings(global, &SourceOverrides::default(), None)?;
+            print(&match command {
+                ConnectorsCommand::List => connectors::list(&all(&settings)?, WIDTH, out),
+                ConnectorsCommand::Describe(args) => {
+                    connectors::describe(&settings.catalog.load(&args.name)?.connector, WIDTH, out)
+                }
+            })
+        }
+        Some(Command::Check(args)) => {
+            let app = app(global, &args.overrides, args.destination.clone())?;
+            let report = app.check(&args.source, &args.streams).await?;
+            print(&check::render(&report, out))?;
+            Ok(report.exit_code())
+        }
+        Some(Command::Preview(args)) => {
+            let app = app(global, &args.overrides, None)?;
+            let found = app.preview(&args.source, &args.stream, args.limit).await?;
+            let mut lines = Vec::new();
+            for batch in &found.batches {
+                write_ndjson(batch, &mut lines).map_err(|e| {
+                    Error::new(ErrorKind::Bug, "could not write rows as JSON").source(e)
+                })?;
+            }
+            let text = String::from_utf8_lossy(&lines);
+            if args.format == PreviewFormat::Ndjson {
+                print(&text)?;
+            } else {
+                let rows: Vec<serde_json::Value> = text
+                    .lines()
+                    .filter_map(|l| serde_json::from_str(l).ok())
+                    .collect();
+                print(&preview::render(
+                    args.format,
+                    &found.columns,
+                    &rows,
+                    WIDTH,
+                    out,
+                ))?;
+            }
+            for (reason, path) in &found.rejects {
+                tracing::warn!(path, "a record does not fit the schema: {reason}");
+            }
+            Ok(0)
+        }
+        Some(Command::Lint(args)) => {
+            let mut problems = Vec::new();
+            for file in &args.files {
+                problems.extend(lint_file(file)?.into_iter().map(|f| lint::Problem {
+                    place: format!("{}:{}:{}", f.file, f.line, f.column),
+                    message: f.message,
+                    hint: f.hint,
+                    is_warning: f.severity == Severity::Warning,
+                }));
+            }
+            print(&lint::render(args.files.len(), &problems, out))?;
+            Ok(if problems.iter().all(|p| p.is_warning) {
+                0
+            } else {
+                2
+            })
+        }
+        Some(Command::Schema(args)) => {
+            let app = app(global, &args.overrides, None)?;
+            let pages = args.infer.then_some(args.pages);
+            print(&schema::render(
+                &app.schema(&args.source, &args.stream, pages).await?,
+            ))
+        }
+    }
+}
+
+async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Paint) -> Result<u8> {
+    let app = app(global, &args.overrides, args.destination.clone())?;
+    let options = RunOptions {
+        source: args.source.clone().unwrap_or_default(),
+        streams: args.streams.clone(),
+        since: args.since,
+        until: args.until,
+        full_refresh: args.full_refresh,
+        dry_run: args.dry_run,
+        deadline: args.deadline,
+    };
+    let observer = Arc::new(Observer::default());
+    let cancel = CancellationToken::new();
+    let watch = tokio::spawn(stop_on_signal(cancel.clone()));
+    let shows = around.terminal && !global.quiet;
+    let progress = shows.then(|| Progress::start(observer.clone(), Paint::new(around.colour)));
+    let outcome = app.run(&options, cancel, observer).await;
+    drop(progress);
+    watch.abort();
+    let report = outcome?;
+    print(&summary::render(&report, out))?;
+    Ok(report.exit_code())
+}
+
+/// Asks the run to stop at the first SIGINT or SIGTERM. A second one, or a run that does not come to
+/// its end in time, ends the process: what is not published by then is read again by the next run.
+async fn stop_on_signal(cancel: CancellationToken) {
+    let Ok(mut signals) = signals() else { return };
+    signals.recv().await;
+    tracing::warn!("asked to stop: finishing the page at hand");
+    cancel.cancel();
+    let _ = tokio::time::timeout(PATIENCE, signals.recv()).await;
+    tracing::warn!("stopped before the end; the next run goes on from what is published");
+    std::process::exit(75);
+}
+
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+fn signals() -> std::io::Result<Signals> {
+    use tokio::signal::unix::{SignalKind, signal};
+    Ok(Signals {
+        interrupt: signal(SignalKind::interrupt())?,
+        terminate: signal(SignalKind::terminate())?,
+    })
+}
+
+impl Signals {
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+fn settings(
+    global: &GlobalArgs,
+    source: &SourceOverrides,
+    destination: Option<String>,
+) -> Result<Settings> {
+    Settings::load(Overrides {
+        config: global.config.clone(),
+        connectors: global.connectors.clone(),
+        project: source.project.clone(),
+        destination,
+        memory: None,
+        set: source.set.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+        base_url: source.base_url.clone(),
+    })
+}
+
+fn app(global: &GlobalArgs, source: &SourceOverrides, destination: Option<String>) -> Result<App> {
+    App::new(
+        settings(global, source, destination)?,
+        Environment::process(),
+    )
+}
+
+fn all(settings: &Settings) -> Result<Vec<Connector>> {
+    let names = settings.catalog.names()?;
+    names
+        .iter()
+        .map(|name| Ok(settings.catalog.load(name)?.connector))
+        .collect()
+}
+
+/// Writes to standard output, past no secret. A reader that has gone is no failure.
+fn print(text: &str) -> Result<u8> {
+    let mut out = std::io::stdout().lock();
+    match out
+        .write_all(redact::scrub(text).as_bytes())
+        .and_then(|()| out.flush())
+    {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new(
+            ErrorKind::Unavailable,
+            "could not write to standard output",
+        )
+        .transient(false)
+        .source(e)),
+        _ => Ok(0),
+    }
+}
