@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 /// Modules in order: each may use those in lines above its own, and itself. `demo` stands apart: see
 /// [`DEMO_USES`].
-const ORDER: [&[&str]; 11] = [
+const ORDER: [&[&str]; 13] = [
     &["error"],
     &["config", "telemetry", "clock"],
+    &["yaml"],
     &["http", "schema"],
     &["auth"],
     &["google"],
     &["secrets", "connector", "state"],
+    &["settings"],
     &["source", "destination", "demo"],
     &["pipeline"],
     &["app"],

@@ -2,6 +2,9 @@
 //! [`SecretString`], whose `Debug` prints nothing, and registered with [`crate::telemetry::redact`]
 //! as soon as it is known.
 
+pub mod local;
+pub mod resolve;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;

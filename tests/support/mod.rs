@@ -2,3 +2,4 @@
 
 pub mod frozen_clock;
 pub mod plain_http;
+pub mod rows;
