@@ -9,7 +9,14 @@ use crate::connector::model::{Auth, ClientAuth, ClientCredentials, KeyPlace, Tok
 use crate::connector::template::Template;
 use crate::yaml::{Node, Position};
 
-const KINDS: [&str; 5] = ["none", "basic", "bearer", "api_key", "oauth2"];
+const KINDS: [&str; 6] = [
+    "none",
+    "basic",
+    "bearer",
+    "api_key",
+    "oauth2",
+    "client_credentials",
+];
 
 impl Lower<'_> {
     /// The index of the auth that the node says, in the connector's list.
@@ -43,6 +50,7 @@ impl Lower<'_> {
             "bearer" => self.bearer(inner),
             "api_key" => self.api_key(inner),
             "oauth2" => self.oauth2(inner),
+            "client_credentials" => self.client_credentials(inner),
             _ => {
                 self.reader
                     .findings
@@ -167,15 +175,18 @@ impl Lower<'_> {
         let (_, inner) = self
             .reader
             .tagged(node, "`auth.oauth2`", &["client_credentials"])?;
-        let what = "`client_credentials`";
-        let Some(inner) = inner else {
+        if inner.is_none() {
             self.reader.findings.error(
                 node.at,
-                format!("{what} lacks `token_url`, `client_id` and `client_secret`"),
+                "`client_credentials` lacks `token_url`, `client_id` and `client_secret`",
                 None,
             );
-            return None;
-        };
+        }
+        self.client_credentials(inner?)
+    }
+
+    fn client_credentials(&mut self, node: &Node) -> Option<Auth> {
+        let what = "`client_credentials`";
         let known = [
             "token_url",
             "client_id",
@@ -187,7 +198,7 @@ impl Lower<'_> {
             "headers",
             "default_ttl",
         ];
-        let fields = self.reader.fields(inner, what, &known)?;
+        let fields = self.reader.fields(node, what, &known)?;
         let token_url = self
             .reader
             .required(&fields, "token_url", what)
