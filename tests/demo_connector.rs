@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use drawoff::demo::{CLIENT_ID, CLIENT_SECRET, COMPANY_ID, DemoApi, TOKEN};
+use drawoff::cli::connectors::describe;
+use drawoff::cli::style::Paint;
+use drawoff::connector::load::Catalog;
+use drawoff::demo::{CLIENT_ID, CLIENT_SECRET, COMPANY_ID, DemoApi, RATE_LIMIT, TOKEN};
+use drawoff::destination::Disposition;
 use drawoff::schema::{Column, ColumnType, Mode, TableSchema};
 use serde_json::Value;
 use url::form_urlencoded::byte_serialize;
@@ -104,6 +108,38 @@ async fn records_have_the_columns_of_their_schema() {
         for record in records {
             check(record, &columns, stream);
         }
+    }
+}
+
+#[test]
+fn the_connector_says_what_the_api_is() {
+    let loaded = Catalog::new(None).load("demo").unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let connector = loaded.connector;
+    let names: Vec<&str> = connector.streams.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["companies", "contacts", "tickets", "invoices"]);
+    assert_eq!(connector.rate_limits[0].requests.get(), RATE_LIMIT);
+    assert_eq!(connector.auths.len(), 2);
+
+    let contacts = connector.stream("contacts").unwrap();
+    assert_eq!(contacts.parent.as_ref().unwrap().stream, "companies");
+    let tickets = connector.stream("tickets").unwrap();
+    let incremental = tickets.incremental.as_ref().unwrap();
+    assert!(incremental.sorted && incremental.until_param.is_some());
+    assert_eq!(tickets.table.disposition, Disposition::Merge);
+    for stream in &connector.streams {
+        assert_eq!(stream.schema.as_ref().unwrap(), &schema(&stream.name));
+    }
+
+    let text = describe(&connector, 100, Paint::plain());
+    for words in [
+        "companyid      secret    Organisation ID",
+        "rate limit: 100 requests a second",
+        "once for each record of `companies`",
+        "reads what is new by `updated_at`",
+        "table `tickets`: merged by id, partitioned by created_at, clustered by status, 18 columns",
+    ] {
+        assert!(text.contains(words), "`{words}` is not in\n{text}");
     }
 }
 

@@ -19,7 +19,7 @@ fn speak_and_panic() {
         Some(format) if format == "json" => Format::Json,
         _ => Format::Text { colour: false },
     };
-    log::init(format, 0).unwrap();
+    log::init(format, log::levels(format, 0)).unwrap();
     redact::register(CANARY);
     tracing::warn!(token = CANARY, "spoke of {CANARY}");
     let thread = std::thread::Builder::new().name("reader".to_owned());

@@ -12,8 +12,11 @@ use clap::{
     ValueEnum,
 };
 use jiff::{SignedDuration, Timestamp};
+use tracing_subscriber::filter::Targets;
 
 use super::{check, connectors, lint, preview, run, schema};
+use crate::config::{self, Environment};
+use crate::settings::Overrides;
 use crate::telemetry::log;
 
 const LONG_ABOUT: &str = "\
@@ -50,6 +53,7 @@ Exit codes:
 
 Environment:
   DRAWOFF_...                       in place of flags; the variable is named beside each of them
+  DRAWOFF_<SOURCE>_<KEY>            a configuration value or secret of a source
   NO_COLOR                          no colours
   HTTPS_PROXY, NO_PROXY             proxies
   GOOGLE_APPLICATION_CREDENTIALS    Google credentials, where the usual places do not do
@@ -103,10 +107,10 @@ pub enum Command {
 #[command(next_help_heading = "Files and logs")]
 pub struct GlobalArgs {
     /// Where sources are configured [default: drawoff.yaml, when it is there]
-    #[arg(long, global = true, value_name = "FILE", env = "DRAWOFF_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = config::CONFIG)]
     pub config: Option<PathBuf>,
     /// Folder with connector files of your own, searched before the built-in ones
-    #[arg(long, global = true, value_name = "DIR", env = "DRAWOFF_CONNECTORS")]
+    #[arg(long, global = true, value_name = "DIR", env = config::CONNECTORS)]
     pub connectors: Option<PathBuf>,
     /// How log lines look: auto, text or json; auto is text on a terminal, JSON for Cloud Logging
     /// elsewhere
@@ -114,11 +118,14 @@ pub struct GlobalArgs {
         long,
         global = true,
         value_name = "FORMAT",
-        env = "DRAWOFF_LOG_FORMAT",
+        env = config::LOG_FORMAT,
         default_value = "auto",
         hide_possible_values = true
     )]
     pub log_format: LogFormat,
+    /// Log these levels only, such as warn,drawoff::http=debug
+    #[arg(long = "log", global = true, value_name = "LEVELS", env = config::LOG)]
+    pub levels: Option<Targets>,
     /// Log more; twice for even more
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
@@ -154,13 +161,14 @@ impl Surroundings {
     /// Looks around.
     pub fn detect() -> Self {
         use std::io::IsTerminal as _;
-        let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let environment = Environment::process();
+        let set = |name: &str| environment.get(name).is_some();
+        let dumb = environment.get("TERM").is_some_and(|t| t == "dumb");
         let terminal = std::io::stderr().is_terminal();
         Self {
             terminal,
-            colour: terminal && !dumb && !set("NO_COLOR"),
-            cloud_run: set("K_SERVICE") || set("CLOUD_RUN_JOB"),
+            colour: terminal && !dumb && !set(config::NO_COLOR),
+            cloud_run: set(config::K_SERVICE) || set(config::CLOUD_RUN_JOB),
         }
     }
 }
@@ -179,11 +187,15 @@ impl GlobalArgs {
         }
     }
 
-    /// `-v` counted up, `-q` down; for [`log::init`].
-    pub fn verbosity(&self) -> i8 {
-        match self.quiet {
+    /// Which lines are written: those of `--log`, else by `-v` and `-q`; for [`log::init`].
+    pub fn levels(&self, format: log::Format) -> Targets {
+        let verbosity = match self.quiet {
             true => -1,
             false => i8::try_from(self.verbose).unwrap_or(i8::MAX),
+        };
+        match &self.levels {
+            Some(levels) => levels.clone(),
+            None => log::levels(format, verbosity),
         }
     }
 }
@@ -194,7 +206,7 @@ pub struct SourceOverrides {
     /// Set a value of the source's configuration; a secret by reference, such as
     /// token=env://ACME_TOKEN
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Source")]
-    pub set: Vec<(String, String)>,
+    pub set: Vec<String>,
     /// Send the source's requests here instead of the connector's `base_url`
     #[arg(long, value_name = "URL", value_parser = http_url, env = "DRAWOFF_BASE_URL", help_heading = "Source")]
     pub base_url: Option<url::Url>,
@@ -202,10 +214,29 @@ pub struct SourceOverrides {
     #[arg(
         long,
         value_name = "PROJECT",
-        env = "DRAWOFF_PROJECT",
+        env = config::PROJECT,
         help_heading = "Source"
     )]
     pub project: Option<String>,
+}
+
+impl SourceOverrides {
+    /// What the command line says otherwise than the settings file.
+    pub fn settings(
+        &self,
+        global: &GlobalArgs,
+        destination: Option<&str>,
+        memory: Option<&str>,
+    ) -> Overrides {
+        Overrides {
+            config: global.config.clone(),
+            connectors: global.connectors.clone(),
+            project: self.project.clone(),
+            destination: destination.map(str::to_owned),
+            memory: memory.map(str::to_owned),
+            set: self.set.clone(),
+        }
+    }
 }
 
 /// Reads the command line, program name first.
@@ -254,7 +285,18 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
 /// The command line's grammar. Short help leaves out the environment.
 fn command(short_help: bool) -> clap::Command {
     // Values of variables may be long, and one may be a secret in the wrong place.
-    let quiet = move |arg: clap::Arg| arg.hide_env(short_help).hide_env_values(true);
+    let quiet = move |arg: clap::Arg| {
+        let empty = arg
+            .get_env()
+            .and_then(std::env::var_os)
+            .is_some_and(|v| v.is_empty());
+        // A variable that is empty is one that is not set.
+        let arg = match empty {
+            true => arg.env(None::<&'static str>),
+            false => arg,
+        };
+        arg.hide_env(short_help).hide_env_values(true)
+    };
     Cli::command()
         .mut_args(quiet)
         .mut_subcommands(move |sub| sub.mut_args(quiet))
@@ -291,10 +333,10 @@ pub(super) fn span(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "want a span of time like 90s, 10m or 1h30m".to_owned())
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+fn key_value(text: &str) -> Result<String, String> {
     // The text may hold a secret in the wrong place: say nothing of it.
     match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some((key, _)) if !key.is_empty() => Ok(text.to_owned()),
         _ => Err("want KEY=VALUE".to_owned()),
     }
 }

@@ -31,16 +31,13 @@ fn a_run_with_everything() {
     assert_eq!(run.until.unwrap().to_string(), "2024-02-01T11:00:00Z");
     assert_eq!(run.destination.as_deref(), Some("bigquery:p.d"));
     assert!(run.dry_run && !run.full_refresh);
-    assert_eq!(
-        run.overrides.set,
-        [("k".into(), "v=w".into()), ("x".into(), String::new())]
-    );
+    assert_eq!(run.overrides.set, ["k=v=w", "x="]);
     assert_eq!(
         run.overrides.base_url.unwrap().as_str(),
         "http://localhost:8080/v1"
     );
     assert_eq!(run.deadline, Some(Duration::from_secs(5_400)));
-    assert_eq!(cli.global.verbosity(), 2);
+    assert_eq!(cli.global.verbose, 2);
     assert_eq!(cli.global.log_format, LogFormat::Json);
     assert!(cli.command.is_none());
 }
@@ -52,7 +49,7 @@ fn commands_take_their_own_flags_and_the_global_ones_anywhere() {
         "drawoff check -q --source acme --stream a",
     ] {
         let cli = parsed(line).unwrap();
-        assert_eq!(cli.global.verbosity(), -1);
+        assert!(cli.global.quiet);
         let Some(Command::Check(check)) = cli.command else {
             panic!("{line} is no check");
         };
@@ -200,4 +197,16 @@ fn log_lines_look_as_their_reader_needs_them() {
     assert_eq!(global.format(around(false, true)), text(false));
     global.log_format = LogFormat::Json;
     assert_eq!(global.format(around(true, false)), log::Format::Json);
+
+    let own = |global: &GlobalArgs, level| {
+        let levels = global.levels(log::Format::Json);
+        levels.would_enable("drawoff::pipeline", &level)
+    };
+    assert!(own(&global, tracing::Level::INFO) && !own(&global, tracing::Level::DEBUG));
+    global.verbose = 1;
+    assert!(own(&global, tracing::Level::DEBUG));
+    global.quiet = true;
+    assert!(!own(&global, tracing::Level::WARN));
+    global.levels = Some("warn,drawoff::pipeline=trace".parse().unwrap());
+    assert!(own(&global, tracing::Level::TRACE));
 }

@@ -8,6 +8,7 @@ use super::args::SourceOverrides;
 use super::report;
 use super::style::Paint;
 use super::words::count;
+use crate::config;
 use crate::pipeline::check::{CheckOutcome, CheckReport};
 
 /// What to check.
@@ -33,7 +34,7 @@ pub struct CheckArgs {
     )]
     pub streams: Vec<String>,
     /// The destination whose permissions to check
-    #[arg(long, value_name = "DESTINATION", env = "DRAWOFF_DESTINATION")]
+    #[arg(long, value_name = "DESTINATION", env = config::DESTINATION)]
     pub destination: Option<String>,
 }
 

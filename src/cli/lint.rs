@@ -7,6 +7,9 @@ use clap::Args;
 
 use super::style::Paint;
 use super::words::count;
+use crate::telemetry::redact;
+use crate::yaml::Finding;
+use crate::yaml::finding::Severity;
 
 /// Which files to check.
 #[derive(Clone, Debug, Args)]
@@ -16,34 +19,28 @@ pub struct LintArgs {
     pub files: Vec<PathBuf>,
 }
 
-/// One thing that is wrong with a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// `file:line:column`.
-    pub place: String,
-    /// What is wrong.
-    pub message: String,
-    /// What to do.
-    pub hint: Option<String>,
-    /// The file can be used all the same.
-    pub is_warning: bool,
-}
-
-/// The problems of so many files, for people and for editors that read `file:line:column: `.
-pub fn render(files: usize, problems: &[Problem], paint: Paint) -> String {
+/// The findings in so many files, for people and for editors that read `file:line:column: `.
+pub fn render(files: usize, findings: &[Finding], paint: Paint) -> String {
     let mut text = String::new();
-    for problem in problems {
-        let kind = match problem.is_warning {
-            true => paint.warn("warning"),
-            false => paint.bad("error"),
+    for finding in findings {
+        let kind = match finding.severity {
+            Severity::Warning => paint.warn("warning"),
+            Severity::Error => paint.bad("error"),
         };
-        let _ = writeln!(text, "{}: {kind}: {}", problem.place, problem.message);
-        if let Some(hint) = &problem.hint {
+        let Finding {
+            file, line, column, ..
+        } = finding;
+        let message = redact::scrub(&finding.message);
+        let _ = writeln!(text, "{file}:{line}:{column}: {kind}: {message}");
+        if let Some(hint) = &finding.hint {
             let _ = writeln!(text, "  {}: {hint}", paint.hint("hint"));
         }
     }
-    let errors = problems.iter().filter(|p| !p.is_warning).count();
-    let warnings = problems.len() - errors;
+    let errors = findings
+        .iter()
+        .filter(|f| f.severity == Severity::Error)
+        .count();
+    let warnings = findings.len() - errors;
     let _ = match (errors, warnings) {
         (0, 0) => writeln!(text, "{}: no problems", count(files as u64, "file")),
         _ => writeln!(
@@ -63,22 +60,26 @@ mod tests {
 
     #[test]
     fn places_come_first_and_hints_below() {
-        let problems = [
-            Problem {
-                place: "acme.yaml:7:3".into(),
+        let findings = [
+            Finding {
+                file: "acme.yaml".into(),
+                line: 7,
+                column: 3,
+                severity: Severity::Error,
                 message: "the connector has no key `pagnation`".into(),
                 hint: Some("did you mean `pagination`?".into()),
-                is_warning: false,
             },
-            Problem {
-                place: "acme.yaml:9:1".into(),
+            Finding {
+                file: "acme.yaml".into(),
+                line: 9,
+                column: 1,
+                severity: Severity::Warning,
                 message: "config key `token` is never used".into(),
                 hint: None,
-                is_warning: true,
             },
         ];
         assert_eq!(
-            render(1, &problems, Paint::plain()),
+            render(1, &findings, Paint::plain()),
             "\
 acme.yaml:7:3: error: the connector has no key `pagnation`
   hint: did you mean `pagination`?

@@ -6,6 +6,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::args::{SourceOverrides, moment, span};
+use crate::config;
 
 /// What to run.
 #[derive(Clone, Debug, Default, Args)]
@@ -49,13 +50,16 @@ pub struct RunArgs {
     #[arg(
         long,
         value_name = "DESTINATION",
-        env = "DRAWOFF_DESTINATION",
+        env = config::DESTINATION,
         help_heading = "Run"
     )]
     pub destination: Option<String>,
     /// Read and decode, but store nothing and move no cursor
     #[arg(long, env = "DRAWOFF_DRY_RUN", help_heading = "Run")]
     pub dry_run: bool,
+    /// Memory for rows on their way, such as 64MiB [default: drawoff.yaml's, else 64MiB]
+    #[arg(long, value_name = "SIZE", env = config::MEMORY, help_heading = "Run")]
+    pub memory: Option<String>,
     /// Stop cleanly after this long, such as 50m; the next run goes on from there
     #[arg(long, value_name = "DURATION", value_parser = span, env = "DRAWOFF_DEADLINE", help_heading = "Run")]
     pub deadline: Option<Duration>,

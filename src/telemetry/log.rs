@@ -55,15 +55,13 @@ static AROUND: RwLock<Option<Around>> = RwLock::new(None);
 /// Starts logging to standard error for the whole process, and makes a panic end the process with
 /// one line and exit code 1.
 ///
-/// `verbosity` counts `-v` up and `-q` down from 0, where people see warnings and Cloud Logging sees
-/// what happens.
+/// `levels` says which lines are written; see [`levels`].
 ///
 /// # Errors
 /// [`ErrorKind::Bug`] when the process already logs.
-pub fn init(format: Format, verbosity: i8) -> Result<()> {
+pub fn init(format: Format, levels: Targets) -> Result<()> {
     let lines = Lines::new(format, Box::new(write_line));
-    let subscriber =
-        tracing_subscriber::registry().with(lines.with_filter(levels(format, verbosity)));
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(levels));
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|e| Error::new(ErrorKind::Bug, "could not start logging").source(e))?;
     std::panic::set_hook(Box::new(move |panic| {
@@ -127,10 +125,12 @@ fn clean(text: &str) -> String {
     text
 }
 
-fn levels(format: Format, verbosity: i8) -> Targets {
+/// Which lines are written at a verbosity that counts `-v` up and `-q` down from 0, where people see
+/// warnings and Cloud Logging sees what happens.
+pub fn levels(format: Format, verbosity: i8) -> Targets {
     let steps = match format {
-        Format::Text { .. } => verbosity,
-        Format::Json => verbosity.saturating_add(1),
+        Format::Json if verbosity >= 0 => verbosity.saturating_add(1),
+        _ => verbosity,
     };
     let (own, others) = match steps {
         ..0 => (LevelFilter::ERROR, LevelFilter::ERROR),
@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(logged(PLAIN, 0, speak), ["error: one", "warn: two"]);
         assert_eq!(logged(PLAIN, 2, speak).len(), 4);
         assert_eq!(logged(PLAIN, 3, speak).len(), 6);
-        assert_eq!(logged(Format::Json, -1, speak).len(), 2);
+        assert_eq!(logged(Format::Json, -1, speak).len(), 1);
         assert_eq!(logged(Format::Json, 0, speak).len(), 3);
     }
 

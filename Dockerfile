@@ -1,0 +1,35 @@
+# syntax=docker/dockerfile:1
+
+# Must match rust-toolchain.toml. Debian 12, as the image that the binary runs in.
+FROM rust:1.95.0-bookworm AS build
+WORKDIR /src
+# The image has the right compiler: the file would only make rustup fetch components for tests.
+ENV RUSTUP_TOOLCHAIN=1.95.0
+
+# A layer with all dependencies, built anew only when they change.
+COPY Cargo.toml Cargo.lock build.rs ./
+RUN mkdir src connectors schemas \
+    && echo '//! Nothing yet.' > src/lib.rs \
+    && echo 'fn main() {}' > src/main.rs \
+    && mkdir tests \
+    && echo '' > tests/main.rs \
+    && cargo build --locked --release \
+    && rm -rf src connectors schemas tests
+
+COPY src src
+COPY connectors connectors
+COPY schemas schemas
+COPY tests/main.rs tests/main.rs
+# Cargo goes by modification times, which COPY takes from the host: they may be older than the layer above.
+RUN touch src/lib.rs src/main.rs build.rs \
+    && cargo build --locked --release \
+    && mkdir /work
+
+# glibc, libgcc and CA certificates; no shell, no package manager, user 65532.
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /src/target/release/drawoff /usr/local/bin/drawoff
+# A folder of its own to write drawoff.db in, when nothing else is said.
+COPY --from=build --chown=nonroot:nonroot /work /work
+WORKDIR /work
+# In exec form, so that SIGTERM reaches the program.
+ENTRYPOINT ["/usr/local/bin/drawoff"]
