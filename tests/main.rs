@@ -6,6 +6,7 @@ mod connectors;
 mod demo_api;
 mod demo_connector;
 mod destinations;
+mod github_connector;
 mod logging;
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

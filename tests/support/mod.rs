@@ -1,6 +1,7 @@
 //! What tests stand on: real servers on loopback, the emulator, the binary.
 
 pub mod frozen_clock;
+pub mod github;
 pub mod plain_http;
 pub mod rows;
 pub mod clock;
