@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use drawoff::config::Environment;
 use drawoff::connector::load::{Catalog, lint_file};
 use drawoff::connector::syntax::{Schemas, read};
 use drawoff::schema::TableSchema;
+use drawoff::settings::{Overrides, Settings};
 use drawoff::yaml::Severity;
 
 const SCHEMA: &str = r#"[
@@ -155,6 +157,10 @@ fn malformed_files_are_told_to_the_letter() {
         (
             "streams: {t: {params: {x: '{{ config.day | shout }}'}}}\n",
             "acme.yaml:6:27: parameter `x`: unknown filter: filter shout is unknown -> beside minijinja's own there are `segment`, `base64`, `before(mark)` and `after(mark)`\n",
+        ),
+        (
+            "streams: {t: {params: {x: '{{ parent[\"id\"] }}'}}}\n",
+            "acme.yaml:6:11: stream `t` uses `parent`, and names none -> name a parent's field as `{stream.field}`\n",
         ),
         (
             "streams: {t: {path: 'things?x=1'}}\n",
@@ -429,4 +435,28 @@ fn every_embedded_connector_lints_clean_and_has_schemas() {
             );
         }
     }
+}
+
+#[test]
+fn the_references_examples_lint_clean() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/connector.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let examples: Vec<&str> = text
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("```"))
+        .map(|(example, _)| example)
+        .collect();
+    let (settings, connectors): (Vec<&str>, Vec<&str>) = examples
+        .iter()
+        .partition(|e| e.starts_with("# drawoff.yaml"));
+    assert_eq!((settings.len(), connectors.len()), (1, 4));
+    for example in connectors {
+        assert_eq!(findings(example), "", "\n{example}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("drawoff.yaml"), settings[0]).unwrap();
+    let none = Environment::of::<&str, &str>([]);
+    let settings = Settings::read(Overrides::default(), none, folder.path()).unwrap();
+    assert_eq!(settings.source_names(), ["acme-eu"]);
 }

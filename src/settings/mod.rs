@@ -239,6 +239,24 @@ fn file(reader: &mut Reader, tree: &yaml::Node, path: &Path) -> Option<File> {
         .get("sources")
         .and_then(|node| reader.entries(node, "`sources`"))
         .unwrap_or_default();
+    for (i, entry) in entries.iter().enumerate() {
+        let variable = |name: &str| config::source_variable(name, "");
+        let same = |other: &&yaml::Entry| {
+            other.key != entry.key && variable(&other.key) == variable(&entry.key)
+        };
+        if let Some(other) = entries[..i].iter().find(same) {
+            reader.findings.error(
+                entry.at,
+                format!(
+                    "sources `{}` and `{}` would share the environment variables `{}…`",
+                    other.key,
+                    entry.key,
+                    variable(&entry.key)
+                ),
+                "give one of them another name".to_owned(),
+            );
+        }
+    }
     Some(File {
         project: text(reader, "project"),
         destination: text(reader, "destination"),

@@ -212,6 +212,11 @@ fn mistakes_in_the_file_are_told_with_their_place_and_never_quote_a_secret() {
         "say `--set region=…`, set `DRAWOFF_ACME_REGION`, or write it into `drawoff.yaml` under `sources.acme.config`",
     );
     check(
+        "sources: {a-b: , a_b: }\n",
+        "drawoff.yaml:1:18: sources `a-b` and `a_b` would share the environment variables `DRAWOFF_A_B_…`",
+        "give one of them another name",
+    );
+    check(
         "memory: 1MiB\n",
         "drawoff.yaml:1:9: `memory` must be a size of at least 4MiB",
         "write a whole number and a unit: `64MiB`",

@@ -6,6 +6,7 @@ pub mod fake_api;
 pub mod faults;
 pub mod frozen_clock;
 pub mod oidc;
+pub mod github;
 pub mod plain_http;
 pub mod rows;
 pub mod tls;

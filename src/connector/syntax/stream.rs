@@ -150,6 +150,9 @@ impl<'n> Lower<'n> {
         };
         let parent_at = parents.first().map_or(entry.at, |p| p.at);
         let parent = self.parent(name, &parents, names);
+        if parents.is_empty() {
+            self.no_parent(entry.at, name, request.as_ref(), &add_columns);
+        }
         let mut draft = Draft {
             at: entry.at,
             parent_at,
@@ -339,6 +342,31 @@ impl<'n> Lower<'n> {
         columns
     }
 
+    /// Reports `parent` in the templates of a stream that has none.
+    fn no_parent(
+        &mut self,
+        at: Position,
+        name: &str,
+        request: Option<&RequestTemplate>,
+        columns: &[(String, Template)],
+    ) {
+        let named = |(_, template): &(String, Template)| names_parent(template);
+        let used = columns.iter().any(named)
+            || request.is_some_and(|request| {
+                names_parent(&request.path)
+                    || request.body.as_ref().is_some_and(names_parent)
+                    || request.params.iter().any(named)
+                    || request.headers.iter().any(named)
+            });
+        if used {
+            self.reader.findings.error(
+                at,
+                format!("stream `{name}` uses `parent`, and names none"),
+                "name a parent's field as `{stream.field}`".to_owned(),
+            );
+        }
+    }
+
     /// The one parent that the uses name.
     fn parent(&mut self, name: &str, uses: &[ParentUse], names: &[&str]) -> Option<Parent> {
         let first = uses.first()?;
@@ -434,4 +462,11 @@ impl<'n> Lower<'n> {
             );
         }
     }
+}
+
+fn names_parent(template: &Template) -> bool {
+    let names = template.names();
+    names
+        .iter()
+        .any(|n| n == "parent" || n.starts_with("parent."))
 }

@@ -386,3 +386,47 @@ fn anchors_share_what_is_said() {
         acme.streams[1].request.params
     );
 }
+
+/// Pieces that a file is made of, and some that break it.
+const PIECES: [&str; 24] = [
+    "\n",
+    "\n  ",
+    "\n    ",
+    " ",
+    ": ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "'",
+    "\"",
+    "~",
+    "*a",
+    "&a ",
+    "é",
+    "{{ ",
+    " }}",
+    "{tickets.",
+    "{%",
+    "streams:",
+    "cursor",
+    "0",
+    "- ",
+];
+
+proptest::proptest! {
+    #[test]
+    fn no_file_makes_it_panic(edits in proptest::collection::vec((0usize..1200, 0usize..24, 0usize..8), 1..12)) {
+        let mut text = ACME.to_owned();
+        for (at, piece, cut) in edits {
+            let at = at.min(text.len());
+            let from = (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            let to = (from + cut).min(text.len());
+            let to = (to..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(from);
+            text.replace_range(from..to, PIECES[piece]);
+        }
+        let (lowered, findings) = read("acme", "acme.yaml", &text, &Schemas::new());
+        proptest::prop_assert_eq!(lowered.is_none(), findings.failed());
+    }
+}
