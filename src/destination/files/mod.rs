@@ -239,8 +239,7 @@ impl Destination for FilesDestination {
     async fn open(&self, table: &TableSpec, run_id: &str, slice: &str) -> Result<Box<dyn Slice>> {
         let (folder, table) = (self.folder.clone(), table.clone());
         let (run_id, slice) = (run_id.to_owned(), slice.to_owned());
-        let slice =
-            blocking::run(move || publish::FilesSlice::open(folder, table, &run_id, slice)).await?;
+        let slice = publish::FilesSlice::open(folder, table, run_id, slice).await?;
         Ok(Box::new(slice))
     }
 }

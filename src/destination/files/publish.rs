@@ -11,42 +11,64 @@ use super::failure::failed;
 use super::manifest::{Manifest, Part, Stored, sync_folder};
 use super::merge::{Existing, Kept, KeyFile, Keys, copy_kept, superseded};
 use super::staging::StagingFolder;
+use crate::destination::blocking::Worker;
 use crate::destination::key::{Key, check_shape, schema_of};
 use crate::destination::{
-    BatchKind, Disposition, Published, Slice, TableSpec, blocking, rejects, version_conflict,
+    BatchKind, Disposition, Published, Slice, TableSpec, rejects, version_conflict,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::arrow_schema;
 use crate::state::CheckpointUpdate;
 
-pub struct FilesSlice {
+pub struct FilesSlice(Worker<Work>);
+
+/// A slice at work.
+struct Work {
     folder: Arc<Folder>,
-    table: Arc<TableSpec>,
+    table: TableSpec,
     /// Start of the names of the files that it publishes.
     names: String,
     slice: String,
-    /// Away while a batch is being staged; stays away when that fails or is given up half-way, so
-    /// that a slice with a gap cannot be published.
-    staging: Option<Staging>,
-}
-
-struct Staging {
     rows: PartWriter,
     rejects: PartWriter,
-    key: Option<Key>,
-    keys: Option<KeyFile>,
+    key: Option<(Key, KeyFile)>,
     staged: u64,
     /// Last, so that the files are closed when it is removed.
-    folder: StagingFolder,
+    staging: StagingFolder,
 }
 
 impl FilesSlice {
-    pub fn open(
+    pub async fn open(
         folder: Arc<Folder>,
         table: TableSpec,
-        run_id: &str,
+        run_id: String,
         slice: String,
     ) -> Result<Self> {
+        Worker::start(move || Work::start(folder, table, &run_id, slice))
+            .await
+            .map(Self)
+    }
+}
+
+#[async_trait]
+impl Slice for FilesSlice {
+    async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {
+        self.0.run(move |work| work.add(kind, &batch)).await
+    }
+
+    async fn publish(self: Box<Self>, checkpoint: &CheckpointUpdate) -> Result<Published> {
+        let checkpoint = checkpoint.clone();
+        self.0.finish(move |work| publish(work, &checkpoint)).await
+    }
+
+    async fn abandon(self: Box<Self>) -> Result<()> {
+        self.0.stop().await;
+        Ok(())
+    }
+}
+
+impl Work {
+    fn start(folder: Arc<Folder>, table: TableSpec, run_id: &str, slice: String) -> Result<Self> {
         let key = Key::of(&table)?;
         // Rows are written in the table's schema, which may have more columns.
         let manifest = Manifest::load(&folder)?;
@@ -70,10 +92,10 @@ impl FilesSlice {
             schema(&rejects::table_name(&table.name))?,
         );
         let staging = StagingFolder::create(&folder)?;
-        let keys = key
-            .is_some()
-            .then(|| KeyFile::create(staging.path.join("keys")))
-            .transpose()?;
+        let key = match key {
+            Some(key) => Some((key, KeyFile::create(staging.path.join("keys"))?)),
+            None => None,
+        };
         // Files sort by the run's id, which begins with its time.
         let run: String = run_id
             .chars()
@@ -83,96 +105,55 @@ impl FilesSlice {
         Ok(Self {
             names: format!("part-{run}-{}", staging.id),
             slice,
-            table: Arc::new(table),
+            table,
             folder,
-            staging: Some(Staging {
-                rows: PartWriter::new(staging.path.clone(), "rows", rows),
-                rejects: PartWriter::new(staging.path.clone(), "rejects", rejected),
-                key,
-                keys,
-                staged: 0,
-                folder: staging,
-            }),
+            rows: PartWriter::new(staging.path.clone(), "rows", rows),
+            rejects: PartWriter::new(staging.path.clone(), "rejects", rejected),
+            key,
+            staged: 0,
+            staging,
         })
     }
 
-    fn take(&mut self) -> Result<Staging> {
-        self.staging.take().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Bug,
-                format!(
-                    "slice `{}` of table `{}` was used on after a batch of it failed",
-                    self.slice, self.table.name
-                ),
-            )
-        })
-    }
-}
-
-#[async_trait]
-impl Slice for FilesSlice {
-    async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {
-        let mut staging = self.take()?;
-        let table = self.table.clone();
-        let staging = blocking::run(move || {
-            staging.add(&table, kind, &batch)?;
-            Ok(staging)
-        })
-        .await?;
-        self.staging = Some(staging);
-        Ok(())
-    }
-
-    async fn publish(mut self: Box<Self>, checkpoint: &CheckpointUpdate) -> Result<Published> {
-        let staging = self.take()?;
-        let checkpoint = checkpoint.clone();
-        blocking::run(move || publish(&self, staging, &checkpoint)).await
-    }
-
-    async fn abandon(mut self: Box<Self>) -> Result<()> {
-        let staging = self.staging.take();
-        blocking::run(move || {
-            drop(staging);
-            Ok(())
-        })
-        .await
-    }
-}
-
-impl Staging {
-    fn add(&mut self, table: &TableSpec, kind: BatchKind, batch: &RecordBatch) -> Result<()> {
-        check_shape(&table.name, &schema_of(table, kind), batch)?;
+    fn add(&mut self, kind: BatchKind, batch: &RecordBatch) -> Result<()> {
+        check_shape(&self.table.name, &schema_of(&self.table, kind), batch)?;
         if kind == BatchKind::Rejects {
             return self.rejects.write(batch);
         }
-        if let (Some(key), Some(keys)) = (&self.key, &mut self.keys) {
-            key.check(&table.name, batch)?;
-            keys.add(batch, &key.columns)?;
+        if let Some((key, file)) = &mut self.key {
+            key.check(&self.table.name, batch)?;
+            file.add(batch, &key.columns)?;
         }
         self.staged += batch.num_rows() as u64;
         self.rows.write(batch)
     }
 }
 
-fn publish(slice: &FilesSlice, staging: Staging, update: &CheckpointUpdate) -> Result<Published> {
-    let (folder, table) = (&slice.folder, &slice.table);
-    let place = staging.folder;
-    let staged = staging.staged;
+fn publish(work: Work, update: &CheckpointUpdate) -> Result<Published> {
+    let Work {
+        folder,
+        table,
+        names,
+        slice,
+        staged,
+        staging: place,
+        ..
+    } = work;
     let mut new = New {
-        rows: staging.rows.finish()?,
-        rejects: staging.rejects.finish()?,
+        rows: work.rows.finish()?,
+        rejects: work.rejects.finish()?,
         removed: Vec::new(),
         deduplicated: 0,
     };
-    let keys = staging.keys.map(KeyFile::finish).transpose()?;
+    let keys = work.key.map(|(_, file)| file.finish()).transpose()?;
 
     let _lock = folder.lock()?;
-    let mut manifest = Manifest::load(folder)?;
-    manifest.settle(folder)?;
+    let mut manifest = Manifest::load(&folder)?;
+    manifest.settle(&folder)?;
     let stored = manifest.checkpoint(&update.key);
     let version = stored.map_or(0, |s| s.version);
     let before = version == update.expected_version + 1
-        && stored.is_some_and(|s| s.run_id == update.run_id && s.slice == slice.slice);
+        && stored.is_some_and(|s| s.run_id == update.run_id && s.slice == slice);
     if version != update.expected_version && !before {
         return Err(version_conflict(update, version, &folder.shown));
     }
@@ -193,7 +174,7 @@ fn publish(slice: &FilesSlice, staging: Staging, update: &CheckpointUpdate) -> R
             Disposition::Merge if !before => &live.files,
             _ => &[],
         };
-        new.resolve(folder, table, &place, keys, files, live)?;
+        new.resolve(&folder, &table, &place, keys, files, live)?;
     }
     let published = Published {
         rows: staged - new.deduplicated,
@@ -219,7 +200,7 @@ fn publish(slice: &FilesSlice, staging: Staging, update: &CheckpointUpdate) -> R
         let deletes = removed.iter().map(|file| format!("{name}/{file}"));
         manifest.pending.deletes.extend(deletes);
         for file in written {
-            let part = format!("{}-{number:04}.parquet", slice.names);
+            let part = format!("{}-{number:04}.parquet", names);
             number += 1;
             let from = file.path.file_name().unwrap_or_default().to_string_lossy();
             manifest
@@ -241,17 +222,17 @@ fn publish(slice: &FilesSlice, staging: Staging, update: &CheckpointUpdate) -> R
         stream: update.key.stream.clone(),
         version: update.expected_version + 1,
         run_id: update.run_id.clone(),
-        slice: slice.slice.clone(),
+        slice: slice.clone(),
         checkpoint: update.checkpoint.clone(),
     });
     sync_folder(&place.path)
         .map_err(|e| failed(format!("could not flush {}", place.path.display()), e))?;
-    manifest.save(folder)?;
+    manifest.save(&folder)?;
     // Published. Whoever comes next would do the rest, too.
-    manifest.settle(folder).map_err(|e| {
+    manifest.settle(&folder).map_err(|e| {
         e.context(format!(
             "published slice `{}` of table `{}` in {}, and could not move its files into place",
-            slice.slice, table.name, folder.shown
+            slice, table.name, folder.shown
         ))
     })?;
     Ok(published)

@@ -243,7 +243,7 @@ impl Destination for SqliteDestination {
 
     async fn open(&self, table: &TableSpec, _: &str, slice: &str) -> Result<Box<dyn Slice>> {
         let (place, table, slice) = (self.place.clone(), table.clone(), slice.to_owned());
-        let slice = blocking::run(move || publish::SqliteSlice::open(place, table, slice)).await?;
+        let slice = publish::SqliteSlice::open(place, table, slice).await?;
         Ok(Box::new(slice))
     }
 }

@@ -10,82 +10,64 @@ use super::Place;
 use super::ddl::{list, quoted};
 use super::failure::failed;
 use super::staging::Staging;
+use crate::destination::blocking::Worker;
 use crate::destination::{
-    BatchKind, Disposition, Published, Slice, TableSpec, blocking, rejects, version_conflict,
+    BatchKind, Disposition, Published, Slice, TableSpec, rejects, version_conflict,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::CheckpointUpdate;
 
-pub struct SqliteSlice {
+pub struct SqliteSlice(Worker<Work>);
+
+/// A slice at work.
+struct Work {
     place: Arc<Place>,
-    table: Arc<TableSpec>,
+    table: TableSpec,
     name: String,
-    /// Away while a batch is being staged; stays away when that fails or is given up half-way, so
-    /// that a slice with a gap cannot be published.
-    staging: Option<Staging>,
+    staging: Staging,
 }
 
 impl SqliteSlice {
-    pub fn open(place: Arc<Place>, table: TableSpec, name: String) -> Result<Self> {
-        let staging = Staging::open(&place, &table)?;
-        Ok(Self {
-            place,
-            table: Arc::new(table),
-            name,
-            staging: Some(staging),
-        })
-    }
-
-    fn take(&mut self) -> Result<Staging> {
-        self.staging.take().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Bug,
-                format!(
-                    "slice `{}` of table `{}` was used on after a batch of it failed",
-                    self.name, self.table.name
-                ),
-            )
-        })
+    pub async fn open(place: Arc<Place>, table: TableSpec, name: String) -> Result<Self> {
+        let work = move || {
+            Ok(Work {
+                staging: Staging::open(&place, &table)?,
+                place,
+                table,
+                name,
+            })
+        };
+        Worker::start(work).await.map(Self)
     }
 }
 
 #[async_trait]
 impl Slice for SqliteSlice {
     async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {
-        let mut staging = self.take()?;
-        let (place, table) = (self.place.clone(), self.table.clone());
-        let staging = blocking::run(move || {
-            staging.add(&place, &table, kind, &batch)?;
-            Ok(staging)
-        })
-        .await?;
-        self.staging = Some(staging);
-        Ok(())
+        self.0
+            .run(move |work| work.staging.add(&work.place, &work.table, kind, &batch))
+            .await
     }
 
-    async fn publish(mut self: Box<Self>, checkpoint: &CheckpointUpdate) -> Result<Published> {
-        let staging = self.take()?;
+    async fn publish(self: Box<Self>, checkpoint: &CheckpointUpdate) -> Result<Published> {
         let checkpoint = checkpoint.clone();
-        blocking::run(move || publish(&self, staging, &checkpoint)).await
+        self.0.finish(move |work| publish(work, &checkpoint)).await
     }
 
     async fn abandon(self: Box<Self>) -> Result<()> {
         // Closing the staging database is all: its file has no name.
+        self.0.stop().await;
         Ok(())
     }
 }
 
-fn publish(
-    slice: &SqliteSlice,
-    mut staging: Staging,
-    update: &CheckpointUpdate,
-) -> Result<Published> {
-    let (place, table) = (&slice.place, &slice.table);
+fn publish(mut work: Work, update: &CheckpointUpdate) -> Result<Published> {
+    let (place, table, name, staging) = (&work.place, &work.table, &work.name, &mut work.staging);
     let fail = |e| {
         failed(
             format!(
                 "could not publish slice `{}` of table `{}` in {}",
-                slice.name, table.name, place.shown
+                name, table.name, place.shown
             ),
             e,
         )
@@ -117,7 +99,7 @@ fn publish(
         .map_err(fail)?;
     let version = stored.as_ref().map_or(0, |(version, ..)| *version);
     if version == update.expected_version + 1
-        && stored.is_some_and(|(_, run, name)| run == update.run_id && name == slice.name)
+        && stored.is_some_and(|(_, run, slice)| run == update.run_id && slice == *name)
     {
         // This very slice went through before and its answer was lost.
         return Ok(published);
@@ -145,7 +127,7 @@ fn publish(
         [],
     )
     .map_err(fail)?;
-    store(&tx, slice, update)?;
+    store(&tx, place, name, update)?;
     tx.commit().map_err(fail)?;
     Ok(published)
 }
@@ -201,7 +183,12 @@ fn insert_rows(
     ))
 }
 
-fn store(tx: &Transaction<'_>, slice: &SqliteSlice, update: &CheckpointUpdate) -> Result<()> {
+fn store(
+    tx: &Transaction<'_>,
+    place: &Place,
+    slice: &str,
+    update: &CheckpointUpdate,
+) -> Result<()> {
     let json = serde_json::to_string(&update.checkpoint).map_err(|e| {
         Error::new(ErrorKind::Bug, "could not write a checkpoint as JSON").source(e)
     })?;
@@ -218,14 +205,14 @@ fn store(tx: &Transaction<'_>, slice: &SqliteSlice, update: &CheckpointUpdate) -
             (update.expected_version + 1) as i64,
             json,
             update.run_id,
-            slice.name,
+            slice,
         ],
     )
     .map_err(|e| {
         failed(
             format!(
                 "could not store the checkpoint of `{}`/`{}` in {}",
-                update.key.source, update.key.stream, slice.place.shown
+                update.key.source, update.key.stream, place.shown
             ),
             e,
         )
