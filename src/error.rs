@@ -169,6 +169,20 @@ impl StdError for Error {
     }
 }
 
+/// The exit code for several results: 0 when all are. A permanent failure outranks a passing one,
+/// since trying again will not mend it.
+pub fn worst_exit_code(codes: impl IntoIterator<Item = u8>) -> u8 {
+    codes
+        .into_iter()
+        .max_by_key(|code| match code {
+            0 => 0,
+            75 => 1,
+            2 => 2,
+            _ => 3,
+        })
+        .unwrap_or(0)
+}
+
 /// The known name nearest to `name`, when one is near enough to be a likely slip.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known

@@ -5,15 +5,27 @@
 //! | module | owns |
 //! |---|---|
 //! | [`error`] | the one error, and who must act on it |
-//! | [`clock`] [`telemetry`] | time; counters, log lines, redaction |
+//! | [`clock`] [`telemetry`] [`config`] | time; counters, log lines, redaction; environment variables |
+//! | [`yaml`] | YAML with positions and findings |
 //! | [`http`] [`schema`] | the HTTP boundary; BigQuery types, Arrow, JSON → batch |
+//! | [`auth`] | putting credentials on requests |
 //! | [`google`] | where Google's services are, credentials, REST calls |
 //! | [`secrets`] [`state`] | secrets by reference; checkpoints |
 //! | [`destination`] | where rows land |
 //! | [`connector`] | the declaration of an API |
+//! | [`settings`] | `drawoff.yaml`: which account, which secrets, which destination |
+//! | [`demo`] | an API in the same process, to try everything on |
 
+pub mod auth;
+//! | [`pipeline`] | the run: its checks and its report |
+//! | [`cli`] | the command line |
+//! | [`demo`] | an API in the same process, to try everything on |
+
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod connector;
+pub mod demo;
 pub mod destination;
 pub mod error;
 pub mod google;
@@ -21,5 +33,8 @@ pub mod http;
 pub mod pipeline;
 pub mod schema;
 pub mod secrets;
+pub mod settings;
+pub mod source;
 pub mod state;
 pub mod telemetry;
+pub mod yaml;

@@ -307,7 +307,8 @@ pub struct Incremental {
 /// Whose field says how new a record is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CursorField {
-    /// The stream's own column.
+    /// The stream's own column, or a field inside RECORDs by its dotted name
+    /// (`commit.committer.date`).
     Own(String),
     /// The parent's: only children of parents changed since are read.
     Parent(String),

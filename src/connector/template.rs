@@ -1,5 +1,5 @@
-//! Templates: text with `{{ config.key }}`, `{{ parent["field"] }}`, `{{ since }}`, `{{ until }}`
-//! and a small set of functions. Undefined names are errors, and a result is always text: nothing
+//! Templates: text with `{{ config.key }}`, `{{ parent["field"] }}`, `{{ since }}`, `{{ until }}`,
+//! minijinja's own filters and `segment`, `base64`, `before(mark)`, `after(mark)`. Undefined names are errors, and a result is always text: nothing
 //! re-parses it.
 
 use std::collections::BTreeMap;
@@ -48,11 +48,12 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_auto_escape_callback(|_| AutoEscape::None);
-    // Percent-encodes everything that could leave a path segment.
-    env.add_filter("segment", |text: String| {
-        url::form_urlencoded::byte_serialize(text.as_bytes())
-            .collect::<String>()
-            .replace('+', "%20")
+    env.add_filter("segment", segment);
+    env.add_filter("before", |text: String, mark: String| {
+        halves(&text, &mark).map(|(before, _)| before)
+    });
+    env.add_filter("after", |text: String, mark: String| {
+        halves(&text, &mark).map(|(_, after)| after)
     });
     env.add_filter("base64", |text: String| {
         base64::engine::general_purpose::STANDARD.encode(text)
@@ -102,6 +103,23 @@ impl Template {
         names
     }
 
+    /// A filter, function or test that the template calls and that does not exist, as a clause.
+    /// `scope` should have every name that the template uses.
+    pub fn unknown_function(&self, scope: &Scope) -> Option<String> {
+        use minijinja::ErrorKind::{UnknownFilter, UnknownFunction, UnknownMethod, UnknownTest};
+        if self.plain {
+            return None;
+        }
+        let error = ENVIRONMENT
+            .render_str(&self.text, Self::context(scope))
+            .err()?;
+        matches!(
+            error.kind(),
+            UnknownFilter | UnknownFunction | UnknownMethod | UnknownTest
+        )
+        .then(|| describe(&error))
+    }
+
     /// The text filled in.
     ///
     /// # Errors
@@ -110,7 +128,19 @@ impl Template {
         if self.plain {
             return Ok(self.text.clone());
         }
-        let config: BTreeMap<&str, &str> = scope
+        ENVIRONMENT
+            .render_str(&self.text, Self::context(scope))
+            .map_err(|e| {
+                Error::config(format!(
+                    "could not fill in the template `{}`: {}",
+                    self.text,
+                    describe(&e)
+                ))
+            })
+    }
+
+    fn context(scope: &Scope) -> BTreeMap<&'static str, Value> {
+        let config: BTreeMap<&str, Value> = scope
             .config
             .iter()
             .map(|(k, v)| {
@@ -118,14 +148,19 @@ impl Template {
                     ConfigValue::Plain(v) => v.as_str(),
                     ConfigValue::Secret(v) => v.expose_secret(),
                 };
-                (k.as_str(), v)
+                (k.as_str(), Value::from(v))
             })
             .collect();
-        let mut context = BTreeMap::from([("config", Value::from_iter(config))]);
+        let mut context = BTreeMap::from([("config", Value::from(config))]);
         if let Some(parent) = &scope.parent {
             context.insert(
                 "parent",
-                Value::from_iter(parent.iter().map(|(k, v)| (k.as_str(), v.as_str()))),
+                Value::from(
+                    parent
+                        .iter()
+                        .map(|(k, v)| (k.as_str(), Value::from(v.as_str())))
+                        .collect::<BTreeMap<_, _>>(),
+                ),
             );
         }
         if let Some(since) = &scope.since {
@@ -134,14 +169,32 @@ impl Template {
         if let Some(until) = &scope.until {
             context.insert("until", Value::from(until.as_str()));
         }
-        ENVIRONMENT.render_str(&self.text, context).map_err(|e| {
-            Error::config(format!(
-                "could not fill in the template `{}`: {}",
-                self.text,
-                describe(&e)
-            ))
-        })
+        context
     }
+}
+
+/// Percent-encodes everything that could leave a path segment. A segment that is empty or made of
+/// dots would name another endpoint, so it is refused.
+fn segment(text: String) -> Result<String, minijinja::Error> {
+    if matches!(text.as_str(), "" | "." | "..") {
+        return Err(refused(
+            "`segment` got an empty value or dots, which no path can hold",
+        ));
+    }
+    Ok(url::form_urlencoded::byte_serialize(text.as_bytes())
+        .collect::<String>()
+        .replace('+', "%20"))
+}
+
+/// The text before and after the first `mark`.
+fn halves(text: &str, mark: &str) -> Result<(String, String), minijinja::Error> {
+    text.split_once(mark)
+        .map(|(before, after)| (before.to_owned(), after.to_owned()))
+        .ok_or_else(|| refused(&format!("the value has no `{mark}` to split it at")))
+}
+
+fn refused(why: &str) -> minijinja::Error {
+    minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, why.to_owned())
 }
 
 /// The error's own words without its source excerpt.
@@ -197,6 +250,29 @@ mod tests {
     fn path_segments_are_encoded() {
         let t = Template::parse(r#"/r/{{ parent["owner.login"] | segment }}"#).unwrap();
         assert_eq!(t.render(&scope()).unwrap(), "/r/a%2Fb%20c");
+        for bad in ["", ".", ".."] {
+            let mut scope = scope();
+            scope.parent = Some(BTreeMap::from([("owner.login".into(), bad.into())]));
+            assert!(t.render(&scope).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn halves_at_the_first_mark_without_showing_the_value() {
+        let t =
+            Template::parse(r#"{{ "u:p:q" | before(":") }}|{{ "u:p:q" | after(":") }}"#).unwrap();
+        assert_eq!(t.render(&scope()).unwrap(), "u|p:q");
+        let t = Template::parse(r#"{{ config.token | after(":") }}"#).unwrap();
+        let e = t.render(&scope()).unwrap_err().to_string();
+        assert!(e.contains("no `:`") && !e.contains("s3cr3t"), "{e}");
+    }
+
+    #[test]
+    fn unknown_functions_are_found_before_a_run() {
+        let t = Template::parse("{{ config.id | shout }}").unwrap();
+        assert!(t.unknown_function(&scope()).unwrap().contains("shout"));
+        let t = Template::parse("{{ config.id | upper }}").unwrap();
+        assert_eq!(t.unknown_function(&scope()), None);
     }
 
     #[test]

@@ -4,8 +4,12 @@
 //! `Ok` means durable. Whatever is staged and not published never shows in a table, and is cleared
 //! away by a later run.
 
+mod blocking;
+pub mod files;
+mod key;
 pub mod bigquery;
 pub mod rejects;
+pub mod sqlite;
 
 use std::collections::HashMap;
 
@@ -13,7 +17,7 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema::TableSchema;
 use crate::state::{CheckpointKey, CheckpointUpdate, SavedCheckpoint};
 
@@ -110,4 +114,16 @@ pub trait Slice: Send {
 
     /// Throws the staged rows away.
     async fn abandon(self: Box<Self>) -> Result<()>;
+}
+
+/// The error of a publish that builds on another version than the stored one.
+pub(crate) fn version_conflict(update: &CheckpointUpdate, stored: u64, place: &str) -> Error {
+    Error::new(
+        ErrorKind::State,
+        format!(
+            "could not publish stream `{}` of source `{}` in {place}: its checkpoint is at version {stored}, and this run builds on version {}",
+            update.key.stream, update.key.source, update.expected_version
+        ),
+    )
+    .hint("another run has published meanwhile: run again to go on from there, and keep runs of one source from overlapping")
 }

@@ -6,18 +6,8 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray}
 use jiff::Timestamp;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::decode::Reject;
 use crate::schema::{Column, ColumnType, Mode, TableSchema, arrow_schema};
-
-/// A record that does not fit its table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reject {
-    /// Why, without the value itself.
-    pub reason: String,
-    /// Where in the record, as a JSON pointer.
-    pub path: String,
-    /// The record as received.
-    pub record: String,
-}
 
 /// Name of the rejects table of `table`.
 pub fn table_name(table: &str) -> String {

@@ -3,6 +3,16 @@
 //!
 //! It declares [`Sign`], which puts credentials on a request; `auth` implements it.
 
+mod body;
+mod classify;
+mod client;
+mod headers;
+mod network;
+mod origin;
+mod rate;
+mod retry;
+mod tls;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +24,11 @@ use url::Url;
 
 use crate::error::Result;
 use crate::telemetry::Meter;
+
+pub use classify::expect_json;
+pub use client::{HttpClient, HttpOptions};
+pub use origin::Origins;
+pub use retry::RetryPolicy;
 
 /// A request as the engine wants it sent, before credentials.
 #[derive(Clone, Debug)]
@@ -83,6 +98,11 @@ pub trait Sign: Send + Sync {
     /// The server answered 401 to `request` as signed. `true`: there are other credentials now, and
     /// the request should be signed and sent once more. Called at most once a request.
     async fn refused(&self, request: &Request, context: &CallContext) -> Result<bool>;
+
+    /// Whether it puts credentials on: those never go over plain http to another machine.
+    fn sends_credentials(&self) -> bool {
+        true
+    }
 
     /// Which credentials these are, for messages: "secret `token` of source `x`". Never a value.
     fn describe(&self) -> String;

@@ -1,3 +1,11 @@
 //! Runs streams: plans slices, draws pages, decodes, stages and publishes.
 
+pub mod cursor;
+pub mod partitions;
+pub mod plan;
+pub mod check;
 pub mod report;
+pub mod slice;
+pub mod stage;
+pub mod stream;
+pub mod table;

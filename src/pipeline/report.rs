@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{Error, worst_exit_code};
 use crate::telemetry::Meter;
 
 /// What a run did.
@@ -130,21 +130,11 @@ impl Observer {
 impl RunReport {
     /// The exit code that the run deserves: 0 when all is published; else the worst of its streams'.
     pub fn exit_code(&self) -> u8 {
-        self.streams
-            .iter()
-            .map(|s| match &s.outcome {
-                Outcome::Done => 0,
-                Outcome::Interrupted => 75,
-                Outcome::TooManyRejects { .. } => 1,
-                Outcome::Failed(e) => e.exit_code(),
-            })
-            // A permanent failure outranks a passing one: trying again will not mend it.
-            .max_by_key(|code| match code {
-                0 => 0,
-                75 => 1,
-                2 => 2,
-                _ => 3,
-            })
-            .unwrap_or(0)
+        worst_exit_code(self.streams.iter().map(|s| match &s.outcome {
+            Outcome::Done => 0,
+            Outcome::Interrupted => 75,
+            Outcome::TooManyRejects { .. } => 1,
+            Outcome::Failed(e) => e.exit_code(),
+        }))
     }
 }

@@ -4,7 +4,12 @@
 //! or inferred from records by [`infer`]. [`arrow_schema`] maps it to Arrow, the only row format
 //! inside; [`decode`] turns JSON records into batches of it.
 
+pub mod decode;
+pub mod evolution;
+pub mod infer;
 pub mod name;
+pub mod render;
+pub mod value;
 
 mod arrow;
 

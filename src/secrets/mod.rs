@@ -2,6 +2,8 @@
 //! [`SecretString`], whose `Debug` prints nothing, and registered with [`crate::telemetry::redact`]
 //! as soon as it is known.
 
+pub mod local;
+pub mod resolve;
 mod google;
 
 pub use google::SecretManager;

@@ -11,15 +11,27 @@ const SHORTEST: usize = 6;
 static KNOWN: RwLock<Vec<SecretString>> = RwLock::new(Vec::new());
 
 /// Remembers a secret (a password, a token, a header value built from them) so that [`scrub`]
-/// removes it.
+/// removes it: as it is, and as it looks in JSON, in `Debug` output and in a URL.
 pub fn register(secret: &str) {
     if secret.len() < SHORTEST {
         return;
     }
-    if let Ok(mut known) = KNOWN.write()
-        && !known.iter().any(|k| k.expose_secret() == secret)
-    {
-        known.push(SecretString::from(secret.to_owned()));
+    let json = serde_json::Value::from(secret).to_string();
+    let debug = format!("{secret:?}");
+    let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let percent = form.replace('+', "%20");
+    if let Ok(mut known) = KNOWN.write() {
+        for text in [
+            secret,
+            &json[1..json.len() - 1],
+            &debug[1..debug.len() - 1],
+            &form,
+            &percent,
+        ] {
+            if !known.iter().any(|k| k.expose_secret() == text) {
+                known.push(SecretString::from(text.to_owned()));
+            }
+        }
         // Longest first, so that a secret that contains another is removed whole.
         known.sort_by_key(|k| std::cmp::Reverse(k.expose_secret().len()));
     }
@@ -41,6 +53,21 @@ pub fn scrub(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scrubs_a_secret_in_other_clothes() {
+        let secret = "cl\"oth\\es:/ü x";
+        register(secret);
+        let json = serde_json::json!({ "k": secret }).to_string();
+        let url = url::Url::parse_with_params("https://a.example/", [("k", secret)]).unwrap();
+        for text in [json, format!("{secret:?}"), url.to_string()] {
+            let clean = scrub(&text);
+            assert!(
+                clean.contains("[redacted]") && !clean.contains("oth"),
+                "{clean}"
+            );
+        }
+    }
 
     #[test]
     fn scrubs_longest_first_and_ignores_short() {

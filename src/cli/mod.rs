@@ -1,0 +1,17 @@
+//! The command line: arguments as typed, one file a command, and what each shows.
+//!
+//! Results go to standard output, everything else (progress, log lines, errors) to standard error.
+
+pub mod args;
+pub mod check;
+pub mod connectors;
+pub mod lint;
+pub mod preview;
+pub mod progress;
+pub mod report;
+pub mod run;
+pub mod schema;
+pub mod style;
+pub mod summary;
+mod table;
+mod words;

@@ -1,0 +1,139 @@
+//! Shows an error: what failed, why, and what to do. Redacted here, since a cause may quote a server.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use super::style::Paint;
+use crate::error::{Error, ErrorKind};
+use crate::telemetry::log::{self, Format};
+use crate::telemetry::redact;
+
+/// Writes an error to standard error in the format of the log.
+pub fn print(error: &Error, format: Format) {
+    match format {
+        Format::Text { colour } => {
+            log::write_line(text(error, Paint::new(colour)).trim_end());
+        }
+        Format::Json => log::write_line(&json(error)),
+    }
+}
+
+/// `error: …`, a line `  caused by: …` for each cause, `hint: …`.
+pub fn text(error: &Error, paint: Paint) -> String {
+    let mut text = format!("{}: {}\n", paint.bad("error"), clean(&error.to_string()));
+    let mut said = error.to_string();
+    let mut at = error.source();
+    while let Some(cause) = at {
+        let words = cause.to_string();
+        // Some libraries' errors repeat their cause.
+        if !said.contains(&words) {
+            let _ = writeln!(text, "  {}: {}", paint.dim("caused by"), clean(&words));
+        }
+        said = words;
+        at = cause.source();
+    }
+    if let Some(hint) = error.find_hint() {
+        let _ = writeln!(text, "{}: {}", paint.hint("hint"), clean(hint));
+    }
+    text
+}
+
+/// One line for Cloud Logging.
+pub fn json(error: &Error) -> String {
+    let mut fields = Map::from_iter([
+        ("kind".to_owned(), Value::from(kind(error.kind()))),
+        ("transient".to_owned(), error.is_transient().into()),
+        ("exit_code".to_owned(), error.exit_code().into()),
+    ]);
+    if let Some(hint) = error.find_hint() {
+        fields.insert("hint".to_owned(), hint.into());
+    }
+    if error.kind() == ErrorKind::Bug {
+        fields.insert("@type".to_owned(), log::REPORTED_ERROR.into());
+    }
+    log::json_line("ERROR", &error.chain(), fields)
+}
+
+fn kind(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Config => "config",
+        ErrorKind::Auth => "auth",
+        ErrorKind::RateLimited => "rate_limited",
+        ErrorKind::Unavailable => "unavailable",
+        ErrorKind::Rejected => "rejected",
+        ErrorKind::Decode => "decode",
+        ErrorKind::Schema => "schema",
+        ErrorKind::Destination => "destination",
+        ErrorKind::State => "state",
+        ErrorKind::Interrupted => "interrupted",
+        ErrorKind::Bug => "bug",
+    }
+}
+
+/// Redacted, and without characters that move the cursor.
+fn clean(text: &str) -> String {
+    redact::scrub(text)
+        .chars()
+        .map(|c| match c {
+            '\n' => '\n',
+            c if c.is_control() => ' ',
+            c => c,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error() -> Error {
+        redact::register("report-canary");
+        let io = std::io::Error::other("peer said report-canary\u{1b}[2J");
+        Error::new(
+            ErrorKind::Unavailable,
+            "GET https://api.example/tickets got no answer",
+        )
+        .hint("check the network")
+        .source(io)
+        .context("could not read page 3 of stream `tickets`")
+    }
+
+    #[test]
+    fn text_shows_the_chain_and_the_hint() {
+        assert_eq!(
+            text(&error(), Paint::plain()),
+            "\
+error: could not read page 3 of stream `tickets`
+  caused by: GET https://api.example/tickets got no answer
+  caused by: peer said [redacted] [2J
+hint: check the network
+"
+        );
+        assert!(text(&error(), Paint::new(true)).starts_with("\u{1b}[1;31merror\u{1b}[0m: could"));
+    }
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let e = Error::config("bad file: no such key").source(std::io::Error::other("no such key"));
+        assert_eq!(text(&e, Paint::plain()), "error: bad file: no such key\n");
+    }
+
+    #[test]
+    fn json_says_who_must_act() {
+        let entry: Value = serde_json::from_str(&json(&error())).unwrap();
+        assert_eq!(entry["severity"], "ERROR");
+        assert_eq!(
+            entry["message"],
+            "could not read page 3 of stream `tickets`: GET https://api.example/tickets got no answer: peer said [redacted]\u{1b}[2J"
+        );
+        assert_eq!(entry["kind"], "unavailable");
+        assert_eq!(entry["transient"], true);
+        assert_eq!(entry["exit_code"], 75);
+        assert_eq!(entry["hint"], "check the network");
+        assert_eq!(entry.get("@type"), None);
+        let bug: Value = serde_json::from_str(&json(&Error::new(ErrorKind::Bug, "no"))).unwrap();
+        assert_eq!(bug["@type"], log::REPORTED_ERROR);
+    }
+}

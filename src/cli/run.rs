@@ -1,0 +1,62 @@
+//! `drawoff --source X`: what may be asked of a run.
+
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::args::{SourceOverrides, moment, span};
+
+/// What to run.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RunArgs {
+    /// The source to run: one of drawoff.yaml, or a connector's name
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "DRAWOFF_SOURCE",
+        help_heading = "Source"
+    )]
+    pub source: Option<String>,
+    /// See [`SourceOverrides`].
+    #[command(flatten)]
+    pub overrides: SourceOverrides,
+    /// Run this stream only; may be repeated [default: all]
+    #[arg(
+        long = "stream",
+        value_name = "STREAM",
+        value_delimiter = ',',
+        env = "DRAWOFF_STREAM",
+        help_heading = "Run"
+    )]
+    pub streams: Vec<String>,
+    /// Read incremental streams from this day or time on, whatever the saved cursor says
+    #[arg(long, value_name = "DATE", value_parser = moment, env = "DRAWOFF_SINCE", help_heading = "Run")]
+    pub since: Option<Timestamp>,
+    /// Read incremental streams up to this day or time, which is left out
+    #[arg(long, value_name = "DATE", value_parser = moment, env = "DRAWOFF_UNTIL", help_heading = "Run")]
+    pub until: Option<Timestamp>,
+    /// Read everything, as if there were no saved cursor
+    #[arg(
+        long,
+        env = "DRAWOFF_FULL_REFRESH",
+        help_heading = "Run",
+        conflicts_with = "since"
+    )]
+    pub full_refresh: bool,
+    /// Where rows land: sqlite:FILE, bigquery:PROJECT.DATASET, parquet:DIR, ndjson:DIR or stdout
+    /// [default: drawoff.yaml's, else sqlite:drawoff.db]
+    #[arg(
+        long,
+        value_name = "DESTINATION",
+        env = "DRAWOFF_DESTINATION",
+        help_heading = "Run"
+    )]
+    pub destination: Option<String>,
+    /// Read and decode, but store nothing and move no cursor
+    #[arg(long, env = "DRAWOFF_DRY_RUN", help_heading = "Run")]
+    pub dry_run: bool,
+    /// Stop cleanly after this long, such as 50m; the next run goes on from there
+    #[arg(long, value_name = "DURATION", value_parser = span, env = "DRAWOFF_DEADLINE", help_heading = "Run")]
+    pub deadline: Option<Duration>,
+}

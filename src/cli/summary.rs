@@ -1,0 +1,276 @@
+//! What stands on standard output after a run: a table with a line for each stream, then what
+//! somebody should look at, and one thing to try next.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::report;
+use super::style::Paint;
+use super::table::{Align, Table};
+use super::words::{bytes, count, grouped, per_second, shell, span};
+use crate::pipeline::report::{Outcome, RunReport, StreamReport};
+
+/// What a line may take.
+const WIDTH: usize = 100;
+
+/// The whole summary.
+pub fn render(run: &RunReport, paint: Paint) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{} → {} in {} {}\n",
+        paint.strong(&run.source),
+        paint.strong(&run.destination),
+        span(run.duration),
+        paint.dim(&format!("(run {})", run.run_id))
+    );
+    text.push_str(&table(run, paint));
+    let _ = writeln!(text, "\n{}", paint.dim(&traffic(run)));
+    let warnings = warnings(run, paint);
+    if !warnings.is_empty() {
+        let _ = write!(text, "\n{warnings}");
+    }
+    if let Some(next) = next(run) {
+        let _ = writeln!(text, "\n{}: {next}", paint.hint("next"));
+    }
+    text
+}
+
+fn table(run: &RunReport, paint: Paint) -> String {
+    let mut table = Table::new([
+        ("", Align::Left),
+        ("stream", Align::Left),
+        ("pages", Align::Right),
+        ("rows", Align::Right),
+        ("rejected", Align::Right),
+        ("duration", Align::Right),
+        ("rows/s", Align::Right),
+        ("cursor", Align::Left),
+    ]);
+    let rate = |rows, duration| per_second(rows, duration).map(grouped).unwrap_or_default();
+    for s in &run.streams {
+        table.row([
+            mark(&s.outcome).to_owned(),
+            s.stream.clone(),
+            grouped(s.pages),
+            grouped(s.rows),
+            grouped(s.rejected),
+            span(s.duration),
+            rate(s.rows, s.duration),
+            cursor(s),
+        ]);
+    }
+    let total = |of: fn(&StreamReport) -> u64| run.streams.iter().map(of).sum::<u64>();
+    let several = run.streams.len() > 1;
+    if several {
+        let rows = total(|s| s.rows);
+        table.row([
+            String::new(),
+            "total".to_owned(),
+            grouped(total(|s| s.pages)),
+            grouped(rows),
+            grouped(total(|s| s.rejected)),
+            span(run.duration),
+            rate(rows, run.duration),
+        ]);
+    }
+    let lines = table.lines(WIDTH);
+    let last = lines.len() - 1;
+    let mut text = String::new();
+    for (i, line) in lines.into_iter().enumerate() {
+        let line = match i {
+            0 => paint.dim(&line),
+            i if several && i == last => paint.strong(&line),
+            i => marked(&line, &run.streams[i - 1].outcome, paint),
+        };
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+fn mark(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done => "✓",
+        Outcome::Interrupted => "…",
+        Outcome::Failed(_) => "✗",
+        Outcome::TooManyRejects { .. } => "!",
+    }
+}
+
+/// Colours the mark at the start of a line.
+fn marked(line: &str, outcome: &Outcome, paint: Paint) -> String {
+    let mark = mark(outcome);
+    let painted = match outcome {
+        Outcome::Done => paint.good(mark),
+        Outcome::Interrupted | Outcome::TooManyRejects { .. } => paint.warn(mark),
+        Outcome::Failed(_) => paint.bad(mark),
+    };
+    line.replacen(mark, &painted, 1)
+}
+
+/// `before → after`; the day is said once when both are of one.
+fn cursor(s: &StreamReport) -> String {
+    let short = |text: &String| match text.parse::<jiff::Timestamp>() {
+        Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => text.clone(),
+    };
+    let (before, after) = (
+        s.cursor_before.as_ref().map(short),
+        s.cursor_after.as_ref().map(short),
+    );
+    match (before, after) {
+        (None, None) => String::new(),
+        (None, Some(after)) => format!("– → {after}"),
+        (Some(before), None) => format!("{before} → –"),
+        (Some(before), Some(after)) if before == after => format!("{before} (unchanged)"),
+        (Some(before), Some(after)) => match (before.split_once(' '), after.split_once(' ')) {
+            (Some((day, _)), Some((same, time))) if day == same => format!("{before} → {time}"),
+            _ => format!("{before} → {after}"),
+        },
+    }
+}
+
+/// `190 requests, 4.1 MB, 2 sent again, 3 waits for the rate limit`.
+fn traffic(run: &RunReport) -> String {
+    let total = |of: fn(&StreamReport) -> u64| run.streams.iter().map(of).sum::<u64>();
+    let mut facts = vec![
+        count(total(|s| s.requests), "request"),
+        format!("{} received", bytes(total(|s| s.bytes))),
+    ];
+    let (retries, throttled) = (total(|s| s.retries), total(|s| s.throttled));
+    let deduplicated = total(|s| s.deduplicated);
+    if retries > 0 {
+        facts.push(format!("{} sent again", grouped(retries)));
+    }
+    if throttled > 0 {
+        facts.push(format!(
+            "{} of “too many requests”",
+            count(throttled, "answer")
+        ));
+    }
+    if deduplicated > 0 {
+        facts.push(format!(
+            "{} replaced by a newer one",
+            count(deduplicated, "row")
+        ));
+    }
+    facts.join(", ")
+}
+
+/// What somebody should look at; the same about several streams is said once.
+fn warnings(run: &RunReport, paint: Paint) -> String {
+    let mut said: Vec<(String, Option<String>)> = Vec::new();
+    let mut unknown: BTreeMap<&[String], Vec<&str>> = BTreeMap::new();
+    for s in &run.streams {
+        if !s.unknown_fields.is_empty() {
+            unknown
+                .entry(&s.unknown_fields)
+                .or_default()
+                .push(s.stream.as_str());
+        }
+        let rejects = format!("{}__rejects", s.table);
+        let look = || {
+            let sql = format!("SELECT reason, path, count(*) FROM {rejects} GROUP BY 1, 2");
+            match query(&run.destination, &rejects, &sql) {
+                Some(command) => format!("see why: {command}"),
+                None => format!("the table `{rejects}` says why"),
+            }
+        };
+        match &s.outcome {
+            Outcome::TooManyRejects { limit } => said.push((
+                format!(
+                    "stream `{}`: {} did not fit the table, more than the {} allowed",
+                    s.stream,
+                    count(s.rejected, "record"),
+                    grouped(*limit)
+                ),
+                Some(look()),
+            )),
+            Outcome::Interrupted => said.push((
+                format!(
+                    "stream `{}` was stopped; the next run goes on from there",
+                    s.stream
+                ),
+                None,
+            )),
+            _ if s.rejected > 0 => said.push((
+                format!(
+                    "stream `{}`: {} did not fit the table, kept in `{rejects}`",
+                    s.stream,
+                    count(s.rejected, "record")
+                ),
+                Some(look()),
+            )),
+            _ => {}
+        }
+    }
+    for (fields, streams) in unknown {
+        let quoted = |names: Vec<&str>| format!("`{}`", names.join("`, `"));
+        said.push((
+            format!(
+                "{} {}: no column for {}",
+                if streams.len() == 1 { "stream" } else { "streams" },
+                quoted(streams),
+                quoted(fields.iter().map(String::as_str).collect())
+            ),
+            Some("add columns to the table's schema to keep them; `drawoff schema --infer` proposes some".to_owned()),
+        ));
+    }
+    let mut text = String::new();
+    for (message, hint) in said {
+        let _ = writeln!(text, "{}: {message}", paint.warn("warning"));
+        if let Some(hint) = hint {
+            let _ = writeln!(text, "  {}: {hint}", paint.hint("hint"));
+        }
+    }
+    for s in &run.streams {
+        if let Outcome::Failed(error) = &s.outcome {
+            text.push_str(&report::text(error, paint));
+        }
+    }
+    text
+}
+
+/// A command that shows something of what the run brought.
+fn next(run: &RunReport) -> Option<String> {
+    let landed = run.streams.iter().filter(|s| s.rows > 0);
+    let largest = landed.max_by_key(|s| s.rows)?;
+    let table = &largest.table;
+    let sql = match (run.source.as_str(), table.as_str()) {
+        ("demo", "tickets") => format!(
+            "SELECT status, count(*) AS tickets FROM {table} GROUP BY status ORDER BY tickets DESC"
+        ),
+        _ => format!("SELECT * FROM {table} LIMIT 5"),
+    };
+    query(&run.destination, table, &sql)
+}
+
+/// The shell command for a query on a destination; `sql` names `table` bare.
+fn query(destination: &str, table: &str, sql: &str) -> Option<String> {
+    let (kind, place) = destination.split_once(':')?;
+    match kind {
+        "sqlite" => Some(format!("sqlite3 -box {} \"{sql}\"", shell(place))),
+        "bigquery" => {
+            let (project, dataset) = place.split_once('.')?;
+            let full = format!("`{dataset}`.`{table}`");
+            Some(format!(
+                "bq query --project_id={} --use_legacy_sql=false '{}'",
+                shell(project),
+                sql.replacen(&format!("FROM {table}"), &format!("FROM {full}"), 1)
+            ))
+        }
+        "parquet" => {
+            let files = format!("FROM '{}/{table}/*.parquet'", place.trim_end_matches('/'));
+            let plain = place.chars().all(|c| !"'\"`$\\".contains(c));
+            plain.then(|| {
+                let sql = sql.replacen(&format!("FROM {table}"), &files, 1);
+                format!("duckdb -c \"{sql}\"")
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "summary_tests.rs"]
+mod tests;

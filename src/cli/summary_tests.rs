@@ -1,0 +1,155 @@
+use std::time::Duration;
+
+use unicode_width::UnicodeWidthStr as _;
+
+use super::*;
+use crate::error::{Error, ErrorKind};
+
+fn stream(name: &str, rows: u64, millis: u64) -> StreamReport {
+    StreamReport {
+        stream: name.to_owned(),
+        table: name.to_owned(),
+        outcome: Outcome::Done,
+        pages: rows.div_ceil(100),
+        records: rows,
+        rows,
+        deduplicated: 0,
+        rejected: 0,
+        unknown_fields: Vec::new(),
+        requests: rows.div_ceil(100),
+        retries: 0,
+        throttled: 0,
+        bytes: rows * 600,
+        duration: Duration::from_millis(millis),
+        cursor_before: None,
+        cursor_after: None,
+    }
+}
+
+fn run() -> RunReport {
+    let mut tickets = stream("tickets", 5_000, 1_250);
+    tickets.cursor_before = Some("2026-11-20T23:58:12Z".into());
+    tickets.cursor_after = Some("2026-11-21T00:28:12.5Z".into());
+    RunReport {
+        run_id: "01JD5Q".into(),
+        source: "demo".into(),
+        destination: "sqlite:drawoff.db".into(),
+        streams: vec![stream("companies", 120, 90), tickets],
+        duration: Duration::from_millis(1_400),
+    }
+}
+
+#[test]
+fn a_good_run() {
+    let text = render(&run(), Paint::plain());
+    assert_eq!(
+        text,
+        r#"demo → sqlite:drawoff.db in 1.4s (run 01JD5Q)
+
+   stream     pages   rows  rejected  duration  rows/s  cursor
+✓  companies      2    120         0      90ms   1,333
+✓  tickets       50  5,000         0      1.2s   4,000  2026-11-20 23:58:12 → 2026-11-21 00:28:12
+   total         52  5,120         0      1.4s   3,657
+
+52 requests, 3.1 MB received
+
+next: sqlite3 -box drawoff.db "SELECT status, count(*) AS tickets FROM tickets GROUP BY status ORDER BY tickets DESC"
+"#
+    );
+    assert!(text.lines().skip(2).take(4).all(|l| l.width() <= WIDTH));
+}
+
+#[test]
+fn the_table_fits_whatever_it_holds() {
+    let mut run = run();
+    for s in &mut run.streams {
+        s.stream = "organization_repository_pull_request_review_comments".into();
+        s.rows = 123_456_789;
+        s.pages = 1_234_567;
+        s.rejected = 1_000_000;
+        s.duration = Duration::from_secs(8_000);
+    }
+    let text = table(&run, Paint::plain());
+    assert!(text.lines().all(|l| l.width() <= WIDTH), "{text}");
+    assert!(text.contains("123,456,789"), "{text}");
+}
+
+#[test]
+fn cursors_are_short() {
+    let of = |before: Option<&str>, after: Option<&str>| {
+        let mut s = stream("s", 1, 1);
+        s.cursor_before = before.map(str::to_owned);
+        s.cursor_after = after.map(str::to_owned);
+        cursor(&s)
+    };
+    let (one, two) = ("2026-11-21T00:28:12Z", "2026-11-21T01:28:12Z");
+    assert_eq!(of(None, None), "");
+    assert_eq!(of(None, Some(one)), "– → 2026-11-21 00:28:12");
+    assert_eq!(of(Some(one), Some(two)), "2026-11-21 00:28:12 → 01:28:12");
+    assert_eq!(of(Some(one), Some(one)), "2026-11-21 00:28:12 (unchanged)");
+    assert_eq!(of(Some("41"), Some("97")), "41 → 97");
+}
+
+#[test]
+fn what_went_wrong_is_said_with_where_to_look() {
+    let mut run = run();
+    run.streams[0].rejected = 2;
+    run.streams[0].unknown_fields = vec!["fax".into(), "telex".into()];
+    run.streams[1].unknown_fields = vec!["fax".into(), "telex".into()];
+    run.streams[1].retries = 3;
+    run.streams[1].throttled = 1;
+    run.streams[1].outcome = Outcome::Failed(
+        Error::new(
+            ErrorKind::Auth,
+            "GET https://api.example/tickets answered 401",
+        )
+        .hint("check secret `token`"),
+    );
+    run.streams.push(stream("notes", 0, 5));
+    run.streams[2].outcome = Outcome::Interrupted;
+    let text = render(&run, Paint::plain());
+    let (_, after) = text.split_once("\n52 requests").unwrap();
+    assert_eq!(
+        after,
+        r#", 3.1 MB received, 3 sent again, 1 answer of “too many requests”
+
+warning: stream `companies`: 2 records did not fit the table, kept in `companies__rejects`
+  hint: see why: sqlite3 -box drawoff.db "SELECT reason, path, count(*) FROM companies__rejects GROUP BY 1, 2"
+warning: stream `notes` was stopped; the next run goes on from there
+warning: streams `companies`, `tickets`: no column for `fax`, `telex`
+  hint: add columns to the table's schema to keep them; `drawoff schema --infer` proposes some
+error: GET https://api.example/tickets answered 401
+hint: check secret `token`
+
+next: sqlite3 -box drawoff.db "SELECT status, count(*) AS tickets FROM tickets GROUP BY status ORDER BY tickets DESC"
+"#
+    );
+    assert!(text.contains("\n✗  tickets "), "{text}");
+    assert!(text.contains("\n…  notes "), "{text}");
+}
+
+#[test]
+fn each_destination_has_its_next_step() {
+    let mut run = run();
+    let mut next_at = |destination: &str| {
+        run.destination = destination.to_owned();
+        next(&run).unwrap_or_default()
+    };
+    assert!(next_at("sqlite:my data/x.db").starts_with("sqlite3 -box 'my data/x.db' \"SELECT"));
+    assert_eq!(
+        next_at("bigquery:proj.raw"),
+        "bq query --project_id=proj --use_legacy_sql=false 'SELECT status, count(*) AS tickets FROM `raw`.`tickets` GROUP BY status ORDER BY tickets DESC'"
+    );
+    assert!(next_at("parquet:out/").contains("FROM 'out/tickets/*.parquet' GROUP"));
+    assert_eq!(next_at("stdout"), "");
+}
+
+#[test]
+fn nothing_new_leaves_nothing_to_try() {
+    let mut run = run();
+    for s in &mut run.streams {
+        s.rows = 0;
+    }
+    assert_eq!(next(&run), None);
+    assert_eq!(warnings(&run, Paint::plain()), "");
+}

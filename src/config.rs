@@ -1,0 +1,119 @@
+//! Every environment variable that the program reads, and the only place that reads them.
+//!
+//! Beside the constants there is one pattern: `DRAWOFF_<SOURCE>_<KEY>` gives a source's config key or
+//! secret, [`source_variable`].
+
+use std::collections::BTreeMap;
+
+/// The settings file, when it is not `drawoff.yaml` in the working directory.
+pub const CONFIG: &str = "DRAWOFF_CONFIG";
+/// Folder of connectors beside the embedded ones.
+pub const CONNECTORS: &str = "DRAWOFF_CONNECTORS";
+/// Google Cloud project whose Secret Manager holds secrets that no reference is given for.
+pub const PROJECT: &str = "DRAWOFF_PROJECT";
+/// Google Cloud project, as Google's tools name it; [`PROJECT`] comes first.
+pub const GOOGLE_CLOUD_PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
+/// Where rows land: `sqlite:FILE`, `bigquery:PROJECT.DATASET`, `parquet:DIR`, …
+pub const DESTINATION: &str = "DRAWOFF_DESTINATION";
+/// Most memory for batches in flight: `64MiB`.
+pub const MEMORY: &str = "DRAWOFF_MEMORY";
+/// Filter of log lines, as `tracing` has it: `info`, `drawoff=debug`.
+pub const LOG: &str = "DRAWOFF_LOG";
+/// Form of log lines: `text` or `json`. By default `text` on a terminal, else `json`.
+pub const LOG_FORMAT: &str = "DRAWOFF_LOG_FORMAT";
+/// Not empty: no colours on a terminal.
+pub const NO_COLOR: &str = "NO_COLOR";
+/// `host:port` or URL of a BigQuery emulator's REST face; then no credentials are used for it.
+pub const BIGQUERY_EMULATOR_HOST: &str = "BIGQUERY_EMULATOR_HOST";
+/// `host:port` of a BigQuery emulator's Storage API over gRPC, in plain h2c.
+pub const BIGQUERY_STORAGE_GRPC_ENDPOINT: &str = "BIGQUERY_STORAGE_GRPC_ENDPOINT";
+/// `host:port` or URL of a Secret Manager stand-in.
+pub const SECRET_MANAGER_EMULATOR_HOST: &str = "SECRET_MANAGER_EMULATOR_HOST";
+/// `host:port` of Google's metadata server.
+pub const GCE_METADATA_HOST: &str = "GCE_METADATA_HOST";
+/// Port to serve on, as Cloud Run gives it.
+pub const PORT: &str = "PORT";
+/// Name of the Cloud Run job that runs this process.
+pub const CLOUD_RUN_JOB: &str = "CLOUD_RUN_JOB";
+/// Execution of the Cloud Run job, the same in all its tasks.
+pub const CLOUD_RUN_EXECUTION: &str = "CLOUD_RUN_EXECUTION";
+/// Which task of a Cloud Run job this is, from 0.
+pub const CLOUD_RUN_TASK_INDEX: &str = "CLOUD_RUN_TASK_INDEX";
+/// How many tasks the Cloud Run job has.
+pub const CLOUD_RUN_TASK_COUNT: &str = "CLOUD_RUN_TASK_COUNT";
+/// Which task of an indexed Kubernetes job this is, from 0.
+pub const JOB_COMPLETION_INDEX: &str = "JOB_COMPLETION_INDEX";
+/// Name of the Cloud Run service that this process serves.
+pub const K_SERVICE: &str = "K_SERVICE";
+
+/// The environment, or what a test gives in its place.
+#[derive(Clone, Default)]
+pub struct Environment(Option<BTreeMap<String, String>>);
+
+impl Environment {
+    /// This process's environment, read when asked.
+    pub fn process() -> Self {
+        Self(None)
+    }
+
+    /// These variables and no others.
+    pub fn of<K: Into<String>, V: Into<String>>(
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let variables = variables.into_iter();
+        Self(Some(variables.map(|(k, v)| (k.into(), v.into())).collect()))
+    }
+
+    /// The variable's value; `None` when it is unset, empty or no Unicode.
+    pub fn get(&self, name: &str) -> Option<String> {
+        match &self.0 {
+            Some(variables) => variables.get(name).cloned(),
+            #[allow(clippy::disallowed_methods)]
+            None => std::env::var(name).ok(),
+        }
+        .filter(|value| !value.is_empty())
+    }
+}
+
+/// Prints no values: they may be secrets.
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Some(_) => "Environment(given)",
+            None => "Environment(process)",
+        })
+    }
+}
+
+/// The variable for a source's config key or secret: `DRAWOFF_ACME_SUPPORT_TOKEN` for `token` of
+/// `acme-support`.
+pub fn source_variable(source: &str, key: &str) -> String {
+    format!("DRAWOFF_{source}_{key}")
+        .chars()
+        .map(|c| match c.is_ascii_alphanumeric() {
+            true => c.to_ascii_uppercase(),
+            false => '_',
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_variables_after_source_and_key() {
+        assert_eq!(
+            source_variable("acme-support.eu", "client_id"),
+            "DRAWOFF_ACME_SUPPORT_EU_CLIENT_ID"
+        );
+    }
+
+    #[test]
+    fn an_empty_variable_is_an_unset_one() {
+        let env = Environment::of([("A", ""), ("B", "x")]);
+        assert_eq!(env.get("A"), None);
+        assert_eq!(env.get("B").as_deref(), Some("x"));
+        assert!(!format!("{env:?}").contains('x'));
+    }
+}

@@ -1,0 +1,154 @@
+//! What can only be judged with all streams in view: tables, parents, cursors in bodies, unused keys.
+
+use std::collections::HashMap;
+
+use super::Lower;
+use super::stream::Draft;
+use crate::connector::model::{Auth, ClientCredentials, Step};
+use crate::connector::template::Template;
+use crate::yaml::Reader;
+
+/// Tables are distinct; a cursor that goes into the body finds one.
+pub(super) fn streams(reader: &mut Reader, drafts: &[Draft]) {
+    let mut tables: HashMap<String, &str> = HashMap::new();
+    for draft in drafts {
+        let stream = &draft.stream;
+        let table = stream.table.name.to_ascii_lowercase();
+        if let Some(other) = tables.insert(table, &stream.name) {
+            reader.findings.error(
+                draft.places.table.unwrap_or(draft.at),
+                format!(
+                    "streams `{other}` and `{}` have the same table, `{}`",
+                    stream.name, stream.table.name
+                ),
+                "names are compared without regard to case".to_owned(),
+            );
+        }
+        if let Step::Cursor { param, .. } = &stream.pagination.step
+            && param.starts_with('/')
+            && stream.request.body.is_none()
+        {
+            reader.findings.error(
+                draft.at,
+                format!(
+                    "the page token of stream `{}` goes into the body, and there is none",
+                    stream.name
+                ),
+                "say `method: POST` and `body`, or a query parameter's name in `param`".to_owned(),
+            );
+        }
+    }
+}
+
+/// Every declared config key is used somewhere, and says what it is.
+pub(super) fn config(lower: &mut Lower<'_>, drafts: &[Draft]) {
+    let mut used: Vec<String> = Vec::new();
+    let mut add = |template: &Template| used.extend(template.config_keys());
+    for auth in &lower.auths {
+        match auth {
+            Auth::None => {}
+            Auth::Basic { username, password } => {
+                [username, password].into_iter().for_each(&mut add)
+            }
+            Auth::Bearer { token } => add(token),
+            Auth::ApiKey { value, .. } => add(value),
+            Auth::ClientCredentials(ClientCredentials {
+                token_url,
+                client_id,
+                client_secret,
+                scopes,
+                params,
+                headers,
+                ..
+            }) => [token_url, client_id, client_secret]
+                .into_iter()
+                .chain(scopes)
+                .chain(params.values())
+                .chain(headers.values())
+                .for_each(&mut add),
+        }
+    }
+    for stream in drafts.iter().map(|d| &d.stream) {
+        let request = &stream.request;
+        let named = request.params.iter().chain(&request.headers);
+        named
+            .chain(&stream.add_columns)
+            .map(|(_, template)| template)
+            .chain(&request.body)
+            .chain([&stream.base_url, &request.path])
+            .chain(stream.incremental.iter().flat_map(|i| &i.start))
+            .for_each(&mut add);
+    }
+    let Some(entries) = lower
+        .top
+        .get("config")
+        .and_then(|node| lower.reader.entries(node, "`config`"))
+    else {
+        return;
+    };
+    // While something is wrong, keys may only look unused.
+    if lower.reader.findings.failed() {
+        return;
+    }
+    for (entry, key) in entries.iter().zip(&lower.config) {
+        if !used.contains(&key.name) {
+            lower.reader.findings.warning(
+                entry.at,
+                format!("config key `{}` is declared and not used", key.name),
+                format!("name it as `{{{{ config.{} }}}}`, or take it out", key.name),
+            );
+        }
+        if key.description.is_empty() {
+            lower.reader.findings.warning(
+                entry.at,
+                format!("config key `{}` has no description", key.name),
+                "say what it is and where one finds it".to_owned(),
+            );
+        }
+    }
+}
+
+/// Parents before children, else in the file's order. A cycle is reported, and its streams left out.
+pub(super) fn ordered(reader: &mut Reader, mut waiting: Vec<Draft>) -> Vec<Draft> {
+    let mut done: Vec<Draft> = Vec::new();
+    loop {
+        let ready = waiting.iter().position(|draft| {
+            draft.stream.parent.as_ref().is_none_or(|parent| {
+                // A parent that is no stream has been reported where it is named.
+                !waiting.iter().any(|d| d.stream.name == parent.stream)
+            })
+        });
+        match ready {
+            Some(index) => done.push(waiting.remove(index)),
+            None => break,
+        }
+    }
+    if let Some(first) = waiting.first() {
+        let mut chain = vec![first.stream.name.as_str()];
+        let mut at = first;
+        while let Some(parent) = &at.stream.parent {
+            let Some(next) = waiting.iter().find(|d| d.stream.name == parent.stream) else {
+                break;
+            };
+            let again = chain.iter().position(|name| *name == next.stream.name);
+            chain.push(next.stream.name.as_str());
+            if let Some(start) = again {
+                chain.drain(..start);
+                break;
+            }
+            at = next;
+        }
+        // One that is its own parent has been reported as that.
+        if chain.len() > 2 {
+            reader.findings.error(
+                first.parent_at,
+                format!(
+                    "streams are each other's parents: `{}`",
+                    chain.join("` ← `")
+                ),
+                "one of them must be readable without the others".to_owned(),
+            );
+        }
+    }
+    done
+}

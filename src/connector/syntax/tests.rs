@@ -1,0 +1,388 @@
+use std::time::Duration;
+
+use super::*;
+use crate::connector::model::*;
+use crate::connector::template::{ConfigValue, Scope};
+use crate::destination::Disposition;
+
+fn load(text: &str) -> Connector {
+    let (lowered, findings) = read("acme", "acme.yaml", text, &Schemas::new());
+    match lowered {
+        Some(lowered) => lowered.connector,
+        None => panic!("{:#?}", findings.into_sorted()),
+    }
+}
+
+/// A connector of one stream `things` with these keys.
+fn stream(keys: &str) -> Stream {
+    let text = format!(
+        "title: T\nbase_url: https://a.example\nconfig: {{q: , start_date: {{default: '2020-01-01'}}}}\nstreams:\n  things:\n{}",
+        keys.lines()
+            .map(|l| format!("    {l}\n"))
+            .collect::<String>()
+    );
+    load(&text).streams.remove(0)
+}
+
+fn scope(parent: &[(&str, &str)]) -> Scope {
+    let config = [("q".to_owned(), ConfigValue::Plain("a\"b".to_owned()))];
+    Scope {
+        config: std::sync::Arc::new(config.into()),
+        parent: Some(
+            parent
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        ),
+        since: Some("2026-01-01".into()),
+        until: None,
+    }
+}
+
+const ACME: &str = r#"
+title: Acme Support
+docs: https://developers.acme.example/rest
+config:
+  companyid: {description: Organisation ID, secret: true}
+  token:     {description: API token, secret: true}
+  start_date: {description: First day to load, default: "2020-01-01"}
+base_url: https://api.acme.example/v1
+auth: {basic: {username: "{{ config.companyid }}", password: "{{ config.token }}"}}
+rate_limit: {requests: 100, per: 1m, concurrency: 4}
+pagination: {page: {page_param: page, size_param: per_page, size: 100}}
+records: /data
+primary_key: [id]
+streams:
+  ticket_comments: {path: "/tickets/{tickets.id}/comments"}
+  contacts:
+  tickets:
+    incremental: {cursor: updated_at, since_param: updated_since, lookback: 1h}
+    table: {partition_by: created_at, cluster_by: [status]}
+"#;
+
+#[test]
+fn the_common_case_says_everything_once() {
+    let (lowered, findings) = read("acme", "acme.yaml", ACME, &Schemas::new());
+    assert_eq!(findings.into_sorted(), []);
+    let acme = lowered.unwrap().connector;
+    assert_eq!(acme.title, "Acme Support");
+    assert_eq!(acme.concurrency, 4);
+    assert_eq!(acme.rate_limits[0].requests.get(), 100);
+    assert_eq!(acme.rate_limits[0].per, Duration::from_secs(60));
+    assert_eq!(acme.auths.len(), 1);
+    // Parents before their children, else in the file's order.
+    let names: Vec<&str> = acme.streams.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["contacts", "tickets", "ticket_comments"]);
+    let contacts = acme.stream("contacts").unwrap();
+    assert_eq!(contacts.request.path.as_str(), "/contacts");
+    assert_eq!(contacts.table.name, "contacts");
+    assert_eq!(contacts.table.disposition, Disposition::Merge);
+    assert_eq!(contacts.table.max_rejects, 100);
+    assert_eq!(contacts.records, "/data");
+    assert_eq!(
+        contacts.pagination,
+        Pagination {
+            step: Step::Page {
+                param: "page".into(),
+                first: 1,
+                next: None
+            },
+            size: Some(PageSize {
+                param: Some("per_page".into()),
+                value: 100
+            }),
+            has_more: None,
+            total_pages: None,
+            total: None,
+            read_ahead: false,
+            stop_after_empty_pages: 1,
+            stop_on_short_page: false,
+            max_pages: 1_000_000,
+            max_records: None,
+        }
+    );
+    let tickets = acme.stream("tickets").unwrap();
+    let incremental = tickets.incremental.as_ref().unwrap();
+    assert_eq!(incremental.cursor, CursorField::Own("updated_at".into()));
+    assert_eq!(incremental.lookback, Duration::from_secs(3600));
+    assert_eq!(
+        incremental.start.as_ref().unwrap().as_str(),
+        "{{ config.start_date }}"
+    );
+    let comments = acme.stream("ticket_comments").unwrap();
+    assert_eq!(
+        comments.parent,
+        Some(Parent {
+            stream: "tickets".into(),
+            fields: vec!["id".into()]
+        })
+    );
+    assert_eq!(
+        comments.request.path.as_str(),
+        r#"/tickets/{{ parent["id"] | segment }}/comments"#
+    );
+}
+
+#[test]
+fn scalars_are_taken_verbatim() {
+    let things = stream("params: {a: 007, b: 1e3, c: true, d: '', e: [x, 0x1F], f: ~}");
+    let params: Vec<(&str, &str)> = things
+        .request
+        .params
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
+    assert_eq!(
+        params,
+        [
+            ("a", "007"),
+            ("b", "1e3"),
+            ("c", "true"),
+            ("d", ""),
+            ("e", "x"),
+            ("e", "0x1F")
+        ]
+    );
+    let acme = load(
+        "title: 007\nconfig: {n: {default: 010}, s: {default: no}}\nbase_url: https://a.example\nparams: {n: '{{ config.n }}', s: '{{ config.s }}'}\nstreams: {t: }\n",
+    );
+    assert_eq!(acme.title, "007");
+    assert_eq!(acme.config[0].default.as_deref(), Some("010"));
+    assert_eq!(acme.config[1].default.as_deref(), Some("no"));
+}
+
+#[test]
+fn a_streams_word_wins_and_maps_merge() {
+    let acme = load(
+        "title: T\nbase_url: https://a.example\nheaders: {Accept: a, X-One: '1'}\nparams: {p: top, q: top}\n\
+         pagination: {offset: {limit: 50}}\nprimary_key: id\ntable: {max_rejects: 5, partition_by: day}\n\
+         incremental: {cursor: updated, since_param: since, lookback: 1d}\n\
+         streams:\n  a:\n    headers: {accept: b, X-One: ~}\n    params: {q: own}\n    pagination: none\n    primary_key: ~\n    table: {max_rejects: 0}\n    incremental: {lookback: 2d}\n\
+         \x20 b: {incremental: none, table: ~, params: ~}\n  c:\n",
+    );
+    let [a, b, c] = acme.streams.as_slice() else {
+        panic!()
+    };
+    let pairs = |list: &[(String, Template)]| -> Vec<String> {
+        list.iter()
+            .map(|(k, v)| format!("{k}={}", v.as_str()))
+            .collect()
+    };
+    assert_eq!(pairs(&a.request.headers), ["accept=b"]);
+    assert_eq!(pairs(&a.request.params), ["p=top", "q=own"]);
+    assert_eq!(a.pagination.step, Step::Single);
+    assert!(a.primary_key.is_empty());
+    assert_eq!(
+        (a.table.max_rejects, a.table.partition_by.as_deref()),
+        (0, Some("day"))
+    );
+    let incremental = a.incremental.as_ref().unwrap();
+    assert_eq!(incremental.lookback, Duration::from_secs(172_800));
+    assert_eq!(incremental.since_param.as_deref(), Some("since"));
+    assert_eq!(a.table.disposition, Disposition::Append);
+    assert!(b.incremental.is_none() && b.request.params.is_empty());
+    assert_eq!(b.table.max_rejects, 100);
+    assert_eq!(
+        c.incremental.as_ref().unwrap().lookback,
+        Duration::from_secs(86_400)
+    );
+    assert_eq!(
+        c.pagination.size,
+        Some(PageSize {
+            param: Some("limit".into()),
+            value: 50
+        })
+    );
+    assert_eq!(c.table.disposition, Disposition::Merge);
+}
+
+#[test]
+fn every_way_of_paging() {
+    let page = |yaml: &str| stream(&format!("pagination: {yaml}")).pagination;
+    assert_eq!(
+        page("{page: {page_param: p, first_page: 0, next_page: 'header:X-Next-Page', total_pages: /meta/pages, read_ahead: true}}").step,
+        Step::Page { param: "p".into(), first: 0, next: Some(Locator::Header("X-Next-Page".into())) }
+    );
+    assert_eq!(
+        page(
+            "{cursor: {param: after, next: /meta/next, has_more: /meta/more, max_records: 10_000}}"
+        ),
+        Pagination {
+            has_more: Some(Locator::Body("/meta/more".into())),
+            max_records: Some(10_000),
+            ..page("{cursor: {param: after, next: /meta/next}}")
+        }
+    );
+    assert_eq!(page("link_header").step, Step::Link { rel: "next".into() });
+    assert_eq!(
+        page(
+            "{next_url: {next: /links/next, stop_on_short_page: true, stop_after_empty_pages: 3}}"
+        )
+        .step,
+        Step::NextUrl {
+            next: Locator::Body("/links/next".into())
+        }
+    );
+    assert_eq!(page("none").step, Step::Single);
+    assert_eq!(
+        page("page").step,
+        Step::Page {
+            param: "page".into(),
+            first: 1,
+            next: None
+        }
+    );
+}
+
+#[test]
+fn every_kind_of_auth() {
+    let auth = |yaml: &str| {
+        let text = format!(
+            "title: T\nbase_url: https://a.example\nconfig: {{id: , pair: {{secret: true}}, token: {{secret: true}}}}\nauth: {yaml}\nstreams: {{t: }}\n"
+        );
+        load(&text).auths.remove(0)
+    };
+    let t = |text: &str| Template::parse(text).unwrap();
+    assert_eq!(auth("none"), Auth::None);
+    assert_eq!(
+        auth("{basic: {username: '{{ config.token }}', password: X}}"),
+        Auth::Basic {
+            username: t("{{ config.token }}"),
+            password: t("X")
+        }
+    );
+    let Auth::Basic { username, password } = auth("{basic: {credentials: '{{ config.pair }}'}}")
+    else {
+        panic!()
+    };
+    let mut scope = scope(&[]);
+    let pair = ConfigValue::Secret("user:pass:word".to_owned().into());
+    scope.config = std::sync::Arc::new([("pair".to_owned(), pair)].into());
+    assert_eq!(username.render(&scope).unwrap(), "user");
+    assert_eq!(password.render(&scope).unwrap(), "pass:word");
+    assert_eq!(
+        auth("{api_key: {query: key, value: '{{ config.token }}'}}"),
+        Auth::ApiKey {
+            place: KeyPlace::Query("key".into()),
+            value: t("{{ config.token }}")
+        }
+    );
+    let Auth::ClientCredentials(grant) = auth(
+        "{oauth2: {client_credentials: {token_url: 'https://{{ config.id }}.example/t', client_id: '{{ config.id }}', client_secret: '{{ config.token }}', scopes: [a, b], client_auth: basic_raw, body: json, params: {audience: x}, default_ttl: 15m}}}",
+    ) else {
+        panic!()
+    };
+    assert_eq!(grant.client_auth, ClientAuth::BasicRaw);
+    assert_eq!(grant.body, TokenBody::Json);
+    assert_eq!(grant.scopes, [t("a"), t("b")]);
+    assert_eq!(grant.default_ttl, Some(Duration::from_secs(900)));
+    assert_eq!(grant.params["audience"], t("x"));
+}
+
+#[test]
+fn auth_said_once_is_one_auth() {
+    let acme = load(
+        "title: T\nbase_url: https://a.example\nconfig: {token: {secret: true}}\nauth: {bearer: {token: '{{ config.token }}'}}\nstreams: {a: , b: {auth: none}, c: }\n",
+    );
+    let indexes: Vec<usize> = acme.streams.iter().map(|s| s.auth).collect();
+    assert_eq!((acme.auths.len(), indexes), (2, vec![0, 1, 0]));
+}
+
+#[test]
+fn a_body_is_json_with_templates_inside_its_texts() {
+    let things = stream(
+        "method: POST\nincremental: {cursor: at}\nbody:\n  n: 1e3\n  z: 007\n  t: true\n  s: 'true'\n  none: ~\n  list: [1, a, {}]\n  where: {q: \"say {{ config.q }}\", since: '{{ since }}'}\n  brace: '{literal'\n",
+    );
+    let text = things.request.body.unwrap().render(&scope(&[])).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    assert_eq!(
+        json,
+        serde_json::json!({
+            "n": 1000.0, "z": "007", "t": true, "s": "true", "none": null, "list": [1, "a", {}],
+            "where": {"q": "say a\"b", "since": "2026-01-01"}, "brace": "{literal",
+        })
+    );
+    assert!(text.contains(r#""n": 1e3"#), "{text}");
+    assert!(!things.request.repeatable);
+    let raw = stream("method: POST\nrepeatable: true\nbody: '{\"n\": {{ config.q | length }}}'\n");
+    assert_eq!(
+        raw.request.body.unwrap().render(&scope(&[])).unwrap(),
+        r#"{"n": 3}"#
+    );
+    assert!(raw.request.repeatable);
+}
+
+#[test]
+fn parents_may_be_named_in_parameters_columns_and_cursors() {
+    let acme = load(
+        "title: T\nbase_url: https://a.example\nstreams:\n  kids:\n    path: /kids\n    params: {of: '{folks.a.id}', filter: '{\"x\": 1}'}\n    headers: {X-Of: '{folks.name}'}\n    add_columns: {folk: '{folks.name}/{folks.a.id}'}\n    incremental: {cursor: folks.updated_at}\n  folks:\n",
+    );
+    let kids = acme.stream("kids").unwrap();
+    let parent = kids.parent.as_ref().unwrap();
+    assert_eq!(
+        (parent.stream.as_str(), parent.fields.clone()),
+        ("folks", vec!["a.id".into(), "name".into()])
+    );
+    assert_eq!(kids.request.params[0].1.as_str(), r#"{{ parent["a.id"] }}"#);
+    assert_eq!(kids.request.params[1].1.as_str(), r#"{"x": 1}"#);
+    assert_eq!(
+        kids.add_columns[0]
+            .1
+            .render(&scope(&[("a.id", "1"), ("name", "n")]))
+            .unwrap(),
+        "n/1"
+    );
+    assert_eq!(
+        kids.incremental.as_ref().unwrap().cursor,
+        CursorField::Parent("updated_at".into())
+    );
+}
+
+#[test]
+fn times_are_written_as_the_format_says() {
+    let format = |f: &str| {
+        let keys = format!(
+            "incremental: {{cursor: at, since_param: s, until_param: u, window: 30d, format: {f}}}"
+        );
+        stream(&keys).incremental.unwrap()
+    };
+    assert_eq!(format("epoch_ms").format, TimeFormat::EpochMillis);
+    assert_eq!(
+        format("'%Y-%m-%d %H:%M'").format,
+        TimeFormat::Strftime("%Y-%m-%d %H:%M".into())
+    );
+    assert_eq!(
+        format("date").window,
+        Some(Duration::from_secs(30 * 86_400))
+    );
+}
+
+#[test]
+fn limits_may_be_several() {
+    let limits = |yaml: &str| {
+        let acme = load(&format!(
+            "title: T\nbase_url: https://a.example\nrate_limit: {yaml}\nstreams: {{t: }}\n"
+        ));
+        (acme.rate_limits.len(), acme.concurrency)
+    };
+    assert_eq!(
+        limits(
+            "{limits: [{requests: 5, per: 1s}, {requests: 5000, per: 1d, burst: 10}], concurrency: 2}"
+        ),
+        (2, 2)
+    );
+    assert_eq!(limits("[{requests: 5, per: 1s}]"), (1, DEFAULT_CONCURRENCY));
+    assert_eq!(limits("{concurrency: 9}"), (0, 9));
+}
+
+#[test]
+fn anchors_share_what_is_said() {
+    let acme = load(
+        "title: T\nbase_url: https://a.example\nstreams:\n  a: {params: &p {x: '1'}}\n  b: {params: *p}\n",
+    );
+    assert_eq!(
+        acme.streams[0].request.params,
+        acme.streams[1].request.params
+    );
+}

@@ -1,0 +1,341 @@
+//! A slice: staged as files, published by a new manifest.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use async_trait::async_trait;
+
+use super::Folder;
+use super::encode::{PartWriter, Written};
+use super::failure::failed;
+use super::manifest::{Manifest, Part, Stored, sync_folder};
+use super::merge::{Existing, Kept, KeyFile, Keys, copy_kept, superseded};
+use super::staging::StagingFolder;
+use crate::destination::key::{Key, check_shape, schema_of};
+use crate::destination::{
+    BatchKind, Disposition, Published, Slice, TableSpec, blocking, rejects, version_conflict,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::arrow_schema;
+use crate::state::CheckpointUpdate;
+
+pub struct FilesSlice {
+    folder: Arc<Folder>,
+    table: Arc<TableSpec>,
+    /// Start of the names of the files that it publishes.
+    names: String,
+    slice: String,
+    /// Away while a batch is being staged; stays away when that fails or is given up half-way, so
+    /// that a slice with a gap cannot be published.
+    staging: Option<Staging>,
+}
+
+struct Staging {
+    rows: PartWriter,
+    rejects: PartWriter,
+    key: Option<Key>,
+    keys: Option<KeyFile>,
+    staged: u64,
+    /// Last, so that the files are closed when it is removed.
+    folder: StagingFolder,
+}
+
+impl FilesSlice {
+    pub fn open(
+        folder: Arc<Folder>,
+        table: TableSpec,
+        run_id: &str,
+        slice: String,
+    ) -> Result<Self> {
+        let key = Key::of(&table)?;
+        // Rows are written in the table's schema, which may have more columns.
+        let manifest = Manifest::load(&folder)?;
+        let schema = |name: &str| {
+            manifest
+                .tables
+                .get(name)
+                .map(|t| arrow_schema(&t.schema))
+                .ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Bug,
+                        format!(
+                            "table `{name}` in {} was not prepared before rows came",
+                            folder.shown
+                        ),
+                    )
+                })
+        };
+        let (rows, rejected) = (
+            schema(&table.name)?,
+            schema(&rejects::table_name(&table.name))?,
+        );
+        let staging = StagingFolder::create(&folder)?;
+        let keys = key
+            .is_some()
+            .then(|| KeyFile::create(staging.path.join("keys")))
+            .transpose()?;
+        // Files sort by the run's id, which begins with its time.
+        let run: String = run_id
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || *c == '-')
+            .take(40)
+            .collect();
+        Ok(Self {
+            names: format!("part-{run}-{}", staging.id),
+            slice,
+            table: Arc::new(table),
+            folder,
+            staging: Some(Staging {
+                rows: PartWriter::new(staging.path.clone(), "rows", rows),
+                rejects: PartWriter::new(staging.path.clone(), "rejects", rejected),
+                key,
+                keys,
+                staged: 0,
+                folder: staging,
+            }),
+        })
+    }
+
+    fn take(&mut self) -> Result<Staging> {
+        self.staging.take().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Bug,
+                format!(
+                    "slice `{}` of table `{}` was used on after a batch of it failed",
+                    self.slice, self.table.name
+                ),
+            )
+        })
+    }
+}
+
+#[async_trait]
+impl Slice for FilesSlice {
+    async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {
+        let mut staging = self.take()?;
+        let table = self.table.clone();
+        let staging = blocking::run(move || {
+            staging.add(&table, kind, &batch)?;
+            Ok(staging)
+        })
+        .await?;
+        self.staging = Some(staging);
+        Ok(())
+    }
+
+    async fn publish(mut self: Box<Self>, checkpoint: &CheckpointUpdate) -> Result<Published> {
+        let staging = self.take()?;
+        let checkpoint = checkpoint.clone();
+        blocking::run(move || publish(&self, staging, &checkpoint)).await
+    }
+
+    async fn abandon(mut self: Box<Self>) -> Result<()> {
+        let staging = self.staging.take();
+        blocking::run(move || {
+            drop(staging);
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Staging {
+    fn add(&mut self, table: &TableSpec, kind: BatchKind, batch: &RecordBatch) -> Result<()> {
+        check_shape(&table.name, &schema_of(table, kind), batch)?;
+        if kind == BatchKind::Rejects {
+            return self.rejects.write(batch);
+        }
+        if let (Some(key), Some(keys)) = (&self.key, &mut self.keys) {
+            key.check(&table.name, batch)?;
+            keys.add(batch, &key.columns)?;
+        }
+        self.staged += batch.num_rows() as u64;
+        self.rows.write(batch)
+    }
+}
+
+fn publish(slice: &FilesSlice, staging: Staging, update: &CheckpointUpdate) -> Result<Published> {
+    let (folder, table) = (&slice.folder, &slice.table);
+    let place = staging.folder;
+    let staged = staging.staged;
+    let mut new = New {
+        rows: staging.rows.finish()?,
+        rejects: staging.rejects.finish()?,
+        removed: Vec::new(),
+        deduplicated: 0,
+    };
+    let keys = staging.keys.map(KeyFile::finish).transpose()?;
+
+    let _lock = folder.lock()?;
+    let mut manifest = Manifest::load(folder)?;
+    manifest.settle(folder)?;
+    let stored = manifest.checkpoint(&update.key);
+    let version = stored.map_or(0, |s| s.version);
+    let before = version == update.expected_version + 1
+        && stored.is_some_and(|s| s.run_id == update.run_id && s.slice == slice.slice);
+    if version != update.expected_version && !before {
+        return Err(version_conflict(update, version, &folder.shown));
+    }
+    let lost = |name: &str| {
+        Error::new(
+            ErrorKind::State,
+            format!("table `{name}` is no longer in {}", folder.shown),
+        )
+        .hint("somebody removed it while rows came: run again")
+    };
+    let live = manifest
+        .tables
+        .get(&table.name)
+        .ok_or_else(|| lost(&table.name))?;
+    if let Some(keys) = &keys {
+        // When it went through before, nothing of the table is looked at.
+        let files: &[Part] = match table.disposition {
+            Disposition::Merge if !before => &live.files,
+            _ => &[],
+        };
+        new.resolve(folder, table, &place, keys, files, live)?;
+    }
+    let published = Published {
+        rows: staged - new.deduplicated,
+        deduplicated: new.deduplicated,
+    };
+    if before {
+        // This very slice went through before and its answer was lost.
+        return Ok(published);
+    }
+    if table.disposition == Disposition::Replace {
+        new.removed = live.files.iter().map(|f| f.name.clone()).collect();
+    }
+
+    manifest.pending = super::manifest::Pending::default();
+    let mut number = 0;
+    let rejected = rejects::table_name(&table.name);
+    for (name, written, removed) in [
+        (&table.name, new.rows, new.removed),
+        (&rejected, new.rejects, Vec::new()),
+    ] {
+        let live = manifest.tables.get_mut(name).ok_or_else(|| lost(name))?;
+        live.files.retain(|f| !removed.contains(&f.name));
+        let deletes = removed.iter().map(|file| format!("{name}/{file}"));
+        manifest.pending.deletes.extend(deletes);
+        for file in written {
+            let part = format!("{}-{number:04}.parquet", slice.names);
+            number += 1;
+            let from = file.path.file_name().unwrap_or_default().to_string_lossy();
+            manifest
+                .pending
+                .renames
+                .push((place.relative(&from), format!("{name}/{part}")));
+            live.files.push(Part {
+                name: part,
+                rows: file.rows,
+                bytes: file.bytes,
+            });
+        }
+    }
+    manifest
+        .checkpoints
+        .retain(|s| s.source != update.key.source || s.stream != update.key.stream);
+    manifest.checkpoints.push(Stored {
+        source: update.key.source.clone(),
+        stream: update.key.stream.clone(),
+        version: update.expected_version + 1,
+        run_id: update.run_id.clone(),
+        slice: slice.slice.clone(),
+        checkpoint: update.checkpoint.clone(),
+    });
+    sync_folder(&place.path)
+        .map_err(|e| failed(format!("could not flush {}", place.path.display()), e))?;
+    manifest.save(folder)?;
+    // Published. Whoever comes next would do the rest, too.
+    manifest.settle(folder).map_err(|e| {
+        e.context(format!(
+            "published slice `{}` of table `{}` in {}, and could not move its files into place",
+            slice.slice, table.name, folder.shown
+        ))
+    })?;
+    Ok(published)
+}
+
+/// What a slice changes.
+struct New {
+    rows: Vec<Written>,
+    rejects: Vec<Written>,
+    /// Names of the table's files that go.
+    removed: Vec<String>,
+    deduplicated: u64,
+}
+
+impl New {
+    /// Leaves out staged rows that newer ones replace, and rewrites files of the table that have
+    /// rows which staged ones replace; other files stay as they are.
+    fn resolve(
+        &mut self,
+        folder: &Folder,
+        table: &TableSpec,
+        place: &StagingFolder,
+        keys: &Keys,
+        files: &[Part],
+        live: &super::manifest::Table,
+    ) -> Result<()> {
+        let schema = arrow_schema(&live.schema);
+        let names: Vec<&str> = table.primary_key.iter().map(String::as_str).collect();
+        let existing: Vec<Existing<'_>> = files
+            .iter()
+            .map(|f| Existing {
+                path: folder.root.join(&table.name).join(&f.name),
+                rows: f.rows,
+                key: &names,
+            })
+            .collect();
+        let cursor = table.cursor.as_deref();
+        let found = superseded(keys, &self.rows, cursor, &existing, folder.merge_memory)?;
+        let mut kept = PartWriter::new(place.path.clone(), "kept", schema.clone());
+        for (file, rows) in existing.iter().zip(found.existing) {
+            let Some(rows) = rows else { continue };
+            self.removed.extend(
+                file.path
+                    .file_name()
+                    .map(|n| n.to_string_lossy().into_owned()),
+            );
+            if rows.dropped() < file.rows {
+                copy_kept(&file.path, &rows.mask(), 0, &mut kept)?;
+            }
+        }
+        let mut all = kept.finish()?;
+        self.deduplicated = found.staged.dropped();
+        if self.deduplicated > 0 {
+            let staged = std::mem::take(&mut self.rows);
+            self.rows = without(found.staged, staged, place, schema)?;
+        }
+        all.append(&mut self.rows);
+        self.rows = all;
+        Ok(())
+    }
+}
+
+/// The staged files without the rows to be left out; files that have none of them stay.
+fn without(
+    kept: Kept,
+    staged: Vec<Written>,
+    place: &StagingFolder,
+    schema: arrow_schema::SchemaRef,
+) -> Result<Vec<Written>> {
+    let mask = kept.mask();
+    let mut out = PartWriter::new(place.path.clone(), "unique", schema);
+    let mut untouched = Vec::new();
+    let mut first = 0;
+    for file in staged {
+        // A mask that is in memory has as many rows.
+        let rows = usize::try_from(file.rows).unwrap_or(usize::MAX);
+        if mask.slice(first, rows).count_set_bits() == rows {
+            untouched.push(file);
+        } else {
+            copy_kept(&file.path, &mask, first, &mut out)?;
+        }
+        first += rows;
+    }
+    let mut all = out.finish()?;
+    all.append(&mut untouched);
+    Ok(all)
+}

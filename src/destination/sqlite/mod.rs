@@ -1,0 +1,249 @@
+//! An SQLite database: `sqlite:PATH`.
+//!
+//! A slice stages its rows in a database of its own, a file beside the main one that has no name
+//! once it is open: it goes with the process, however that ends, so nothing staged can be left
+//! behind, and staging never waits for the main database's lock. Publishing is one transaction on
+//! the main database, whose write-ahead log lets others read meanwhile.
+
+mod ddl;
+mod encode;
+mod failure;
+mod publish;
+mod staging;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use self::failure::failed;
+use super::{Destination, Slice, TableSpec, blocking};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::TableSchema;
+use crate::state::{Checkpoint, CheckpointKey, SavedCheckpoint};
+
+/// How long to wait for another process that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An SQLite database.
+pub struct SqliteDestination {
+    place: Arc<Place>,
+}
+
+/// Where the database is, and how to get at it.
+struct Place {
+    path: PathBuf,
+    /// `sqlite:PATH` as the person gave it.
+    shown: String,
+    busy_timeout: Duration,
+    /// For everything but slices, which have a connection each.
+    connection: Mutex<Connection>,
+    /// Slices of this process publish in turn instead of polling for SQLite's lock.
+    publishing: Mutex<()>,
+}
+
+impl SqliteDestination {
+    /// Opens the database file, or creates it empty.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Destination`] when it cannot be opened or is no database, [`ErrorKind::Config`]
+    /// for a path that is none.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::with_busy_timeout(path, BUSY_TIMEOUT)
+    }
+
+    /// [`Self::open`], waiting no longer than this for other processes that write.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn with_busy_timeout(path: impl AsRef<Path>, busy_timeout: Duration) -> Result<Self> {
+        let path = path.as_ref();
+        let shown = format!("sqlite:{}", path.display());
+        let bad = |why: &str| {
+            Err(Error::config(format!("`{shown}` names no database: {why}"))
+                .hint("write `sqlite:PATH`, such as `sqlite:drawoff.db`"))
+        };
+        match path.to_str() {
+            None => return bad("the path is not UTF-8"),
+            Some("") => return bad("the path is empty"),
+            Some(":memory:") => return bad("rows in memory would be gone when the run ends"),
+            Some(_) => {}
+        }
+        // Absolute, so that SQLite never takes it for a URI.
+        let path = std::path::absolute(path).map_err(|e| {
+            Error::destination(format!("could not find the path of {shown}")).source(e)
+        })?;
+        let connection = connect(&path, &shown, busy_timeout)?;
+        Ok(Self {
+            place: Arc::new(Place {
+                path,
+                shown,
+                busy_timeout,
+                connection: Mutex::new(connection),
+                publishing: Mutex::new(()),
+            }),
+        })
+    }
+}
+
+impl Place {
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere leaves no transaction behind: they roll back when dropped.
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prepare(&self, table: &TableSpec) -> Result<()> {
+        staging::sweep(&self.path);
+        let mut conn = self.connection();
+        self.use_wal(&conn)?;
+        let fail = |e| {
+            failed(
+                format!("could not prepare table `{}` in {}", table.name, self.shown),
+                e,
+            )
+        };
+        let tx = conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(fail)?;
+        ddl::prepare(&tx, table, &self.shown)?;
+        tx.commit().map_err(fail)
+    }
+
+    /// Write-ahead logging; a property of the file once set.
+    fn use_wal(&self, conn: &Connection) -> Result<()> {
+        let fail = |e| {
+            failed(
+                format!("could not set up write-ahead logging in {}", self.shown),
+                e,
+            )
+        };
+        let mode = || conn.query_row("PRAGMA journal_mode", [], |r| r.get::<_, String>(0));
+        if mode().map_err(fail)? == "wal" {
+            return Ok(());
+        }
+        let set = conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get::<_, String>(0));
+        match set {
+            Ok(_) => Ok(()),
+            // Another process may be doing the same; this change does not wait by itself.
+            Err(e) => match mode() {
+                Ok(mode) if mode == "wal" => Ok(()),
+                _ => Err(fail(e)),
+            },
+        }
+    }
+
+    fn existing(&self, table: &str) -> Result<Option<TableSchema>> {
+        ddl::existing(&self.connection(), table).map_err(|e| {
+            failed(
+                format!(
+                    "could not read the columns of table `{table}` in {}",
+                    self.shown
+                ),
+                e,
+            )
+        })
+    }
+
+    fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
+        let fail = |e| {
+            failed(
+                format!(
+                    "could not read the checkpoints of `{source}` in {}",
+                    self.shown
+                ),
+                e,
+            )
+        };
+        let conn = self.connection();
+        if !ddl::has_table(&conn, "_drawoff_checkpoints").map_err(fail)? {
+            return Ok(HashMap::new());
+        }
+        let rows: Vec<(String, u64, String)> = conn
+            .prepare(
+                "SELECT stream, version, checkpoint FROM _drawoff_checkpoints WHERE source = ?1",
+            )
+            .and_then(|mut s| {
+                s.query_map([source], |r| {
+                    Ok((r.get(0)?, r.get(1).map(i64::unsigned_abs)?, r.get(2)?))
+                })?
+                .collect()
+            })
+            .map_err(fail)?;
+        rows.into_iter()
+            .map(|(stream, version, json)| {
+                let checkpoint: Checkpoint = serde_json::from_str(&json).map_err(|e| {
+                    Error::new(
+                        ErrorKind::State,
+                        format!(
+                            "could not read the checkpoint of `{source}`/`{stream}` in {}",
+                            self.shown
+                        ),
+                    )
+                    .hint("a newer drawoff may have written it: use that one")
+                    .source(e)
+                })?;
+                let key = CheckpointKey {
+                    source: source.to_owned(),
+                    stream,
+                };
+                Ok((
+                    key,
+                    SavedCheckpoint {
+                        checkpoint,
+                        version,
+                    },
+                ))
+            })
+            .collect()
+    }
+}
+
+/// A connection to the main database.
+fn connect(path: &Path, shown: &str, busy_timeout: Duration) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || {
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.busy_timeout(busy_timeout)?;
+        // `Ok` means durable: flush at each commit. The log is cut back after large publishes.
+        conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;")?;
+        // The first look into the file, where one that is no database shows.
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(conn)
+    };
+    open().map_err(|e| failed(format!("could not open {shown}"), e))
+}
+
+#[async_trait]
+impl Destination for SqliteDestination {
+    fn describe(&self) -> String {
+        self.place.shown.clone()
+    }
+
+    async fn prepare(&self, table: &TableSpec) -> Result<()> {
+        let (place, table) = (self.place.clone(), table.clone());
+        blocking::run(move || place.prepare(&table)).await
+    }
+
+    async fn existing(&self, table: &str) -> Result<Option<TableSchema>> {
+        let (place, table) = (self.place.clone(), table.to_owned());
+        blocking::run(move || place.existing(&table)).await
+    }
+
+    async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
+        let (place, source) = (self.place.clone(), source.to_owned());
+        blocking::run(move || place.checkpoints(&source)).await
+    }
+
+    async fn open(&self, table: &TableSpec, _: &str, slice: &str) -> Result<Box<dyn Slice>> {
+        let (place, table, slice) = (self.place.clone(), table.clone(), slice.to_owned());
+        let slice = blocking::run(move || publish::SqliteSlice::open(place, table, slice)).await?;
+        Ok(Box::new(slice))
+    }
+}

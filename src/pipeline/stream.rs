@@ -1,0 +1,524 @@
+//! One stream, from its first page to its last publish.
+//!
+//! A slice is published at points where the checkpoint can say exactly what is done: after a span
+//! of time, after some partitions, or anywhere in a listing that is sorted by the cursor. A stream
+//! without such points is one slice.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::cursor::{Cursor, CursorColumn, CursorKind};
+use super::partitions;
+use super::plan::{Bounds, Wish};
+use super::slice::SliceWriter;
+use crate::connector::template::Scope;
+use crate::connector::{CursorField, Incremental, Step, Stream};
+use crate::destination::Disposition;
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::Endpoint;
+use crate::source::pages::Pages;
+use crate::source::parents::Partition;
+use crate::source::records::Layout;
+use crate::state::{Checkpoint, Pass};
+
+/// A slice is published at the next point where it can be once it holds this many rows…
+const SLICE_ROWS: u64 = 250_000;
+/// …or is this many seconds old.
+const SLICE_SECONDS: u64 = 300;
+/// Time for the publish of a run that was stopped: Cloud Run kills ten seconds after SIGTERM.
+const LAST_PUBLISH: Duration = Duration::from_secs(5);
+
+/// A stream at work.
+pub struct StreamRun {
+    /// The stream's endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// Its parent's, and the parent's parent's…, nearest first.
+    pub parents: Vec<Arc<Endpoint>>,
+    /// Fills and publishes slices.
+    pub writer: SliceWriter,
+    /// The checkpoint to go on from.
+    pub checkpoint: Checkpoint,
+    /// Kind of the cursor's values, in an incremental stream.
+    pub cursor: Option<CursorKind>,
+    /// `--since`.
+    pub since: Option<Cursor>,
+    /// `--until`.
+    pub until: Option<Cursor>,
+    /// When the run started.
+    pub started: jiff::Timestamp,
+    /// Everything is read and becomes the whole table.
+    pub full_refresh: bool,
+    /// A span is read that does not join what was read before; the checkpoint is its own.
+    pub backfill: bool,
+    /// The checkpoint as it is stored.
+    pub published: Checkpoint,
+}
+
+impl StreamRun {
+    /// Reads and publishes all that is new.
+    ///
+    /// # Errors
+    /// What stopped it. What is published stays, and what could be published when it stopped was.
+    pub async fn run(&mut self) -> Result<()> {
+        let outcome = if self.parents.is_empty() {
+            self.read_spans().await
+        } else {
+            self.read_partitions().await
+        };
+        let Err(error) = outcome else { return Ok(()) };
+        let failed_before = matches!(
+            error.kind(),
+            ErrorKind::Destination | ErrorKind::State | ErrorKind::Bug | ErrorKind::Schema
+        );
+        if !failed_before && self.has_progress() {
+            let publish =
+                tokio::time::timeout(LAST_PUBLISH, self.writer.publish(self.checkpoint.clone()));
+            let kept = publish.await.unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Interrupted,
+                    "there was no time left to publish",
+                ))
+            });
+            if let Err(second) = kept {
+                tracing::warn!(
+                    stream = self.stream().name,
+                    "what was read last was not published and will be read again: {}",
+                    second.chain()
+                );
+            }
+        }
+        self.writer.abandon().await;
+        Err(error)
+    }
+
+    fn stream(&self) -> &Stream {
+        &self.endpoint.stream
+    }
+
+    fn incremental(&self) -> Option<&Incremental> {
+        self.stream().incremental.as_ref()
+    }
+
+    fn disposition(&self) -> Disposition {
+        if self.full_refresh {
+            Disposition::Replace
+        } else {
+            self.stream().table.disposition
+        }
+    }
+
+    /// Whether something read but not published would spare the next run work. The rows that the
+    /// checkpoint does not speak of will be read again, which only a merge forgives.
+    fn has_progress(&self) -> bool {
+        self.disposition() == Disposition::Merge
+            && self.writer.pending() > 0
+            && self.checkpoint != self.published
+    }
+
+    /// Whether the slice is full enough to be published at a point where it can be.
+    fn is_full(&self) -> bool {
+        self.disposition() != Disposition::Replace
+            && (self.writer.pending() >= SLICE_ROWS || self.writer.age() >= SLICE_SECONDS)
+    }
+
+    fn wish<'a>(
+        &'a self,
+        saved: Option<&'a Cursor>,
+        start: Option<&'a Cursor>,
+        now: &'a Cursor,
+    ) -> Wish<'a> {
+        Wish {
+            since: self.since.as_ref(),
+            until: self.until.as_ref(),
+            saved: saved.filter(|_| !self.full_refresh),
+            start,
+            lookback: self.incremental().map(|i| i.lookback).unwrap_or_default(),
+            now: (self.cursor == Some(CursorKind::Time)).then_some(now),
+        }
+    }
+
+    fn parse(&self, text: &str) -> Option<Cursor> {
+        Cursor::parse(self.cursor?, text)
+    }
+
+    /// The connector's own lower bound.
+    fn start(&self, scope: &Scope) -> Result<Option<Cursor>> {
+        let Some(template) = self.incremental().and_then(|i| i.start.as_ref()) else {
+            return Ok(None);
+        };
+        let text = template.render(scope)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        self.parse(&text).map(Some).ok_or_else(|| {
+            Error::config(format!(
+                "stream `{}` cannot start at `{text}`: that is no value of its cursor",
+                self.stream().name
+            ))
+            .hint("write a date such as `2024-01-01`")
+        })
+    }
+
+    /// The scope of a listing within bounds.
+    fn scope(&self, parent: Option<&Partition>, bounds: &Bounds) -> Scope {
+        let mut scope = self.endpoint.scope.clone();
+        scope.parent = parent.map(|p| p.fields.clone());
+        if let Some(incremental) = self.incremental() {
+            (scope.since, scope.until) = bounds.texts(&incremental.format);
+        }
+        scope
+    }
+
+    /// A cursor that may be saved once everything up to it was read. A record that changed behind
+    /// the reader's back is newer than the run's start, so nothing newer counts as read, unless
+    /// records come in the order of their changes, or could be doubled.
+    fn settled(&self, reached: Option<Cursor>) -> Option<Cursor> {
+        let sorted = self.incremental().is_some_and(|i| i.sorted);
+        match reached {
+            Some(Cursor::Time(t)) if !sorted && self.disposition() != Disposition::Append => {
+                Some(Cursor::Time(t.min(self.started)))
+            }
+            reached => reached,
+        }
+    }
+
+    /// A stream without a parent: its spans, oldest first.
+    async fn read_spans(&mut self) -> Result<()> {
+        let now = Cursor::Time(self.started);
+        let saved = self
+            .checkpoint
+            .cursor
+            .as_deref()
+            .and_then(|c| self.parse(c));
+        let start = self.start(&self.endpoint.scope)?;
+        let mut bounds = self.wish(saved.as_ref(), start.as_ref(), &now).bounds();
+        if self.backfill {
+            bounds.since = bounds.since.max(saved);
+        }
+        let spans = bounds.spans(self.incremental().and_then(|i| i.window));
+        let last = spans.len() - 1;
+        for (i, span) in spans.iter().enumerate() {
+            let found = self.read_span(span).await?;
+            self.advance(self.settled(found));
+            if i < last {
+                // All up to the span's end is read, whether or not anything was there.
+                self.advance(span.until.clone());
+                if self.is_full() {
+                    self.publish().await?;
+                }
+            }
+        }
+        self.finish().await
+    }
+
+    /// Moves the stream's cursor up, never down.
+    fn advance(&mut self, to: Option<Cursor>) {
+        let before = self
+            .checkpoint
+            .cursor
+            .as_deref()
+            .and_then(|c| self.parse(c));
+        if to > before {
+            self.checkpoint.cursor = to.map(|c| c.to_string());
+        }
+    }
+
+    /// One span of a stream without a parent; the highest cursor in it.
+    async fn read_span(&mut self, span: &Bounds) -> Result<Option<Cursor>> {
+        let endpoint = self.endpoint.clone();
+        let layout = endpoint.layout();
+        let sorted = self.incremental().is_some_and(|i| i.sorted);
+        let by_value = sorted && self.pages_by_value();
+        let mut from = span.clone();
+        let mut highest = None;
+        'listing: loop {
+            let scope = self.scope(None, &from);
+            let mut pages = Pages::new(&endpoint, scope.clone());
+            while let Some(page) = pages.next().await? {
+                let walked = self.writer.page(&layout, &page.body).await?;
+                pages.turn(&page, &walked)?;
+                highest = self.writer.take_highest().max(highest);
+                if sorted {
+                    self.advance(highest.clone());
+                    if self.is_full() {
+                        self.publish().await?;
+                    }
+                }
+                self.stop_if_asked(&endpoint)?;
+                // Records that change while they are read leave their place, and those behind them
+                // move up: the next page is asked for by value, so that none slips through.
+                if by_value && !pages.at_end() {
+                    let next = Bounds {
+                        since: highest.clone().max(from.since.clone()),
+                        ..from.clone()
+                    };
+                    if self.scope(None, &next).since != scope.since {
+                        from = next;
+                        continue 'listing;
+                    }
+                }
+            }
+            if let (read, Some(announced)) = pages.counts()
+                && read < announced
+                && !by_value
+            {
+                tracing::warn!(
+                    stream = self.stream().name,
+                    read,
+                    announced,
+                    "the API announced more records than it served"
+                );
+            }
+            return Ok(highest);
+        }
+    }
+
+    /// Whether the next page can be asked for by the last cursor value in place of a page number.
+    fn pages_by_value(&self) -> bool {
+        let pagination = &self.stream().pagination;
+        self.disposition() == Disposition::Merge
+            && !pagination.read_ahead
+            && matches!(pagination.step, Step::Page { .. } | Step::Offset { .. })
+            && self.incremental().is_some_and(|i| i.since_param.is_some())
+    }
+
+    fn stop_if_asked(&self, endpoint: &Endpoint) -> Result<()> {
+        if endpoint.context.cancel.is_cancelled() {
+            let text = format!("stream `{}` was asked to stop", self.stream().name);
+            return Err(Error::new(ErrorKind::Interrupted, text));
+        }
+        Ok(())
+    }
+
+    /// A child stream: one partition for each of the parent's records.
+    async fn read_partitions(&mut self) -> Result<()> {
+        let endpoint = self.endpoint.clone();
+        let layout = endpoint.layout();
+        let now = Cursor::Time(self.started);
+        let by_parent = self
+            .incremental()
+            .is_some_and(|i| matches!(i.cursor, CursorField::Parent(_)));
+        if self.disposition() == Disposition::Replace {
+            self.checkpoint.pass = None;
+        }
+        let started = self.started;
+        self.checkpoint.pass.get_or_insert_with(|| Pass {
+            started,
+            parent_cursor: None,
+            done: BTreeSet::new(),
+        });
+        let start = self.start(&endpoint.scope)?;
+        let parent_bounds = if by_parent {
+            let saved = self
+                .checkpoint
+                .cursor
+                .as_deref()
+                .and_then(|c| self.parse(c));
+            self.wish(saved.as_ref(), start.as_ref(), &now).bounds()
+        } else {
+            Bounds::open()
+        };
+
+        let (found, mut inbox) = mpsc::channel::<Result<Partition>>(256);
+        let (chain, child) = (self.parents.clone(), endpoint.stream.clone());
+        let _lister = AbortOnDropHandle::new(tokio::spawn(async move {
+            partitions::list(chain, child, parent_bounds, found).await;
+        }));
+
+        // The first pages of the next few partitions are asked for together; they come in order.
+        let mut ahead: VecDeque<(Partition, Vec<Bounds>, Pages<'_>)> = VecDeque::new();
+        loop {
+            while ahead.len() < endpoint.concurrency {
+                // Waits for a parent only when there is nothing else to do.
+                let next = if ahead.is_empty() {
+                    inbox.recv().await
+                } else {
+                    inbox.try_recv().ok()
+                };
+                let Some(partition) = next else { break };
+                let partition = partition?;
+                if self.is_done(&partition) {
+                    continue;
+                }
+                let spans = self.partition_spans(&partition, &now, by_parent)?;
+                let mut pages = Pages::new(&endpoint, self.scope(Some(&partition), &spans[0]));
+                pages.prime()?;
+                ahead.push_back((partition, spans, pages));
+            }
+            let Some((partition, spans, pages)) = ahead.pop_front() else {
+                break;
+            };
+            let reached = self
+                .read_partition(&endpoint, &layout, &partition, &spans, pages)
+                .await?;
+            self.settle_partition(&partition, reached);
+            if self.is_full() {
+                self.publish().await?;
+            }
+        }
+        let pass = self.checkpoint.pass.take();
+        if by_parent {
+            let reached = pass
+                .and_then(|p| p.parent_cursor)
+                .and_then(|c| self.parse(&c));
+            self.advance(self.settled(reached));
+        }
+        self.finish().await
+    }
+
+    fn is_done(&self, partition: &Partition) -> bool {
+        self.checkpoint
+            .pass
+            .as_ref()
+            .is_some_and(|p| p.done.contains(&pass_key(partition)))
+    }
+
+    /// Notes in the checkpoint that a partition was read.
+    fn settle_partition(&mut self, partition: &Partition, reached: Option<Cursor>) {
+        let key = partition.key();
+        let before = self
+            .checkpoint
+            .partitions
+            .get(&key)
+            .and_then(|c| self.parse(c));
+        let reached = self.settled(reached);
+        if reached > before
+            && let Some(reached) = reached
+        {
+            self.checkpoint.partitions.insert(key, reached.to_string());
+        }
+        let parent = partition.cursor.as_deref().and_then(|c| self.parse(c));
+        let kind = self.cursor;
+        if let Some(pass) = &mut self.checkpoint.pass {
+            pass.done.insert(pass_key(partition));
+            let before = pass
+                .parent_cursor
+                .as_deref()
+                .and_then(|c| Cursor::parse(kind?, c));
+            pass.parent_cursor = parent.max(before).map(|c| c.to_string());
+        }
+    }
+
+    fn partition_spans(
+        &self,
+        partition: &Partition,
+        now: &Cursor,
+        by_parent: bool,
+    ) -> Result<Vec<Bounds>> {
+        if self.incremental().is_none() || by_parent {
+            return Ok(vec![Bounds::open()]);
+        }
+        let saved = self
+            .checkpoint
+            .partitions
+            .get(&partition.key())
+            .and_then(|c| self.parse(c));
+        let start = self.start(&self.endpoint.scope)?;
+        let bounds = self.wish(saved.as_ref(), start.as_ref(), now).bounds();
+        Ok(bounds.spans(self.incremental().and_then(|i| i.window)))
+    }
+
+    /// All spans of one partition; the highest cursor in it.
+    async fn read_partition(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+        layout: &Layout,
+        partition: &Partition,
+        spans: &[Bounds],
+        first: Pages<'_>,
+    ) -> Result<Option<Cursor>> {
+        let scope = self.scope(Some(partition), &spans[0]);
+        let constants = endpoint
+            .stream
+            .add_columns
+            .iter()
+            .map(|(name, template)| Ok((name.clone(), template.render(&scope)?)))
+            .collect::<Result<Vec<_>>>()?;
+        self.writer.set_constants(&constants)?;
+        let track = self
+            .incremental()
+            .is_some_and(|i| matches!(i.cursor, CursorField::Own(_)));
+        if track {
+            // The cursor is this partition's own.
+            self.writer.flush().await?;
+            self.writer.take_highest();
+        }
+        let mut first = Some(first);
+        for span in spans {
+            let mut pages = match first.take() {
+                Some(pages) => pages,
+                None => Pages::new(endpoint, self.scope(Some(partition), span)),
+            };
+            while let Some(page) = pages.next().await? {
+                let walked = self.writer.page(layout, &page.body).await?;
+                pages.turn(&page, &walked)?;
+                self.stop_if_asked(endpoint)?;
+            }
+        }
+        Ok(self.writer.take_highest())
+    }
+
+    async fn publish(&mut self) -> Result<()> {
+        self.writer.publish(self.checkpoint.clone()).await?;
+        self.published = self.checkpoint.clone();
+        Ok(())
+    }
+
+    /// The last publish of a run: nothing to do where nothing came, and nothing is emptied unasked.
+    async fn finish(&mut self) -> Result<()> {
+        if self.writer.would_empty() && !self.stream().table.allow_empty_replace {
+            tracing::warn!(
+                stream = self.stream().name,
+                "nothing came, so the table stays as it is; set `table: {{allow_empty_replace: true}}` if empty is right"
+            );
+            self.writer.abandon().await;
+            return Ok(());
+        }
+        if self.backfill {
+            // Done: the same backfill, asked for again, reads all of it again.
+            self.checkpoint = Checkpoint::default();
+        }
+        if self.writer.pending() == 0 && self.checkpoint == self.published {
+            return Ok(());
+        }
+        self.publish().await
+    }
+}
+
+/// A partition in a pass: read again in the same pass when its parent has changed meanwhile.
+fn pass_key(partition: &Partition) -> String {
+    match &partition.cursor {
+        Some(cursor) => format!("{}@{cursor}", partition.key()),
+        None => partition.key(),
+    }
+}
+
+/// The cursor's column of a stream, and the kind of its values.
+///
+/// # Errors
+/// [`ErrorKind::Config`] for a column that is not there or cannot be a cursor.
+pub fn cursor_of(
+    stream: &Stream,
+    schema: &crate::schema::TableSchema,
+    parent: Option<&Stream>,
+) -> Result<(Option<CursorColumn>, Option<CursorKind>)> {
+    match stream.incremental.as_ref().map(|i| &i.cursor) {
+        None => Ok((None, None)),
+        Some(CursorField::Own(name)) => {
+            let column = CursorColumn::find(schema, name, &stream.name)?;
+            let kind = column.kind;
+            Ok((Some(column), Some(kind)))
+        }
+        Some(CursorField::Parent(name)) => {
+            let kind = match parent.and_then(|p| p.schema.as_ref()) {
+                Some(schema) => CursorColumn::find(schema, name, &stream.name)?.kind,
+                None => CursorKind::Time,
+            };
+            Ok((None, Some(kind)))
+        }
+    }
+}

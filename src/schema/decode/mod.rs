@@ -1,0 +1,261 @@
+//! JSON records → Arrow batches, typed by the table's schema, in one pass over the bytes and without
+//! a value tree.
+//!
+//! A record that does not fit is kept as a [`Reject`] with its reason and its text; its neighbours
+//! are not touched. Numbers are read from their text, so nothing passes through a double that is
+//! not one.
+
+mod buffer;
+mod object;
+
+use std::collections::BTreeSet;
+
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_buffer::BooleanBufferBuilder;
+use arrow_schema::SchemaRef;
+use arrow_select::filter::filter_record_batch;
+use jiter::{Jiter, JiterError, Peek};
+
+use super::{TableSchema, arrow_schema};
+use crate::error::{Error, ErrorKind, Result};
+use object::Object;
+
+/// Column that takes the fields no other column is for, as one JSON object by dotted name.
+pub const EXTRA_COLUMN: &str = "_extra";
+
+/// Names of unknown fields that are remembered.
+const MOST_UNKNOWN: usize = 20;
+
+/// A record that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Why, without the value.
+    pub reason: String,
+    /// Where, as a JSON pointer.
+    pub path: String,
+    /// The record as received.
+    pub record: String,
+}
+
+/// The highest value of a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Highest {
+    /// Of an INT64.
+    Number(i64),
+    /// Of a TIMESTAMP, DATETIME or TIME.
+    Micros(i64),
+    /// Of a DATE, in days since 1970.
+    Days(i32),
+    /// Of a STRING.
+    Text(String),
+}
+
+/// Turns records into batches of one schema. Not shared between streams.
+pub struct Decoder {
+    schema: SchemaRef,
+    root: Object,
+    notes: Notes,
+    /// Per row since the last batch: whether it fits. Empty while all do.
+    keep: Option<BooleanBufferBuilder>,
+    rows: usize,
+    kept: usize,
+    bytes: usize,
+    rejects: Vec<Reject>,
+}
+
+/// What is noticed on the way through a record.
+#[derive(Debug, Default)]
+struct Notes {
+    unknown: BTreeSet<String>,
+    /// The [`EXTRA_COLUMN`]'s object for the record at hand, when the table has that column.
+    extra: Option<String>,
+}
+
+/// Why and where a record does not fit.
+#[derive(Debug)]
+struct Problem {
+    reason: &'static str,
+    path: String,
+}
+
+impl Problem {
+    fn new(reason: &'static str) -> Box<Self> {
+        Box::new(Self {
+            reason,
+            path: String::new(),
+        })
+    }
+
+    /// Puts a step in front of the path.
+    fn within(mut self: Box<Self>, step: &str) -> Box<Self> {
+        let step = step.replace('~', "~0").replace('/', "~1");
+        self.path = format!("/{step}{}", self.path);
+        self
+    }
+}
+
+/// What reading a value gives: the value is in its buffer, or a placeholder is and the record has a
+/// problem. `Err` is broken JSON.
+type Cell = Result<Option<Box<Problem>>, JiterError>;
+
+impl Decoder {
+    /// A decoder for tables of this schema.
+    pub fn new(schema: &TableSchema) -> Self {
+        let extra = schema.columns.iter().any(|c| c.name == EXTRA_COLUMN);
+        Self {
+            schema: arrow_schema(schema),
+            root: Object::new(&schema.columns, ""),
+            notes: Notes {
+                unknown: BTreeSet::new(),
+                extra: extra.then(String::new),
+            },
+            keep: None,
+            rows: 0,
+            kept: 0,
+            bytes: 0,
+            rejects: Vec::new(),
+        }
+    }
+
+    /// Sets a column that has the same value in all records from here on, whatever they hold.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Schema`] when there is no such column or its type cannot hold the text.
+    pub fn set_constant(&mut self, column: &str, text: &str) -> Result<()> {
+        self.root.set_constant(column, text).map_err(|reason| {
+            Error::new(
+                ErrorKind::Schema,
+                format!("could not fill column `{column}`: {reason}"),
+            )
+            .hint("declare the column in the stream's schema with a type that holds the value")
+        })
+    }
+
+    /// Reads the record at the cursor, which is left behind it.
+    ///
+    /// # Errors
+    /// Broken JSON. The row is then dropped from the batch and the cursor is wherever the reader
+    /// stopped; [`Self::reject`] can keep the record's text.
+    pub fn record(&mut self, json: &mut Jiter<'_>, peek: Peek) -> Result<(), JiterError> {
+        let start = json.current_index();
+        let outcome = self.root.read(json, peek, &mut self.notes);
+        self.rows += 1;
+        self.root.complete(self.rows, &mut self.notes);
+        let problem = match outcome {
+            Ok(None) => None,
+            Ok(Some(problem)) => Some(problem),
+            Err(broken) => {
+                self.drop_row();
+                return Err(broken);
+            }
+        };
+        self.bytes += json.current_index() - start;
+        match problem {
+            None => {
+                self.kept += 1;
+                if let Some(keep) = &mut self.keep {
+                    keep.append(true);
+                }
+            }
+            Some(problem) => {
+                self.drop_row();
+                let text = String::from_utf8_lossy(json.slice_to_current(start)).into_owned();
+                self.reject(problem.reason.to_owned(), problem.path, text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a record that could not be read at all.
+    pub fn reject(&mut self, reason: String, path: String, record: String) {
+        self.bytes += record.len();
+        self.rejects.push(Reject {
+            reason,
+            path,
+            record,
+        });
+    }
+
+    fn drop_row(&mut self) {
+        let before = self.rows - 1;
+        self.keep
+            .get_or_insert_with(|| {
+                let mut keep = BooleanBufferBuilder::new(before + 1024);
+                keep.append_n(before, true);
+                keep
+            })
+            .append(false);
+    }
+
+    /// Rows that the next batch will have.
+    pub fn len(&self) -> usize {
+        self.kept
+    }
+
+    /// Whether the next batch would be empty.
+    pub fn is_empty(&self) -> bool {
+        self.kept == 0
+    }
+
+    /// Bytes of JSON since the last batch, rejects included: about what is held in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Records read since the last batch, those that were dropped included.
+    pub fn position(&self) -> usize {
+        self.rows
+    }
+
+    /// The highest value of the column at `path` (its name, and its fields' names inside RECORDs) in
+    /// the records since `position`.
+    pub fn highest(&self, path: &[String], position: usize) -> Option<Highest> {
+        self.root.highest(path, position)
+    }
+
+    /// Takes the rows so far, `None` when there are none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Bug`] only.
+    pub fn take(&mut self) -> Result<Option<RecordBatch>> {
+        let bug = |e| Error::new(ErrorKind::Bug, "could not build a batch").source(e);
+        if self.rows == 0 {
+            return Ok(None);
+        }
+        let columns = self.root.finish(self.schema.fields());
+        let keep = self
+            .keep
+            .take()
+            .map(|mut k| BooleanArray::new(k.finish(), None));
+        let empty = self.kept == 0;
+        self.rows = 0;
+        self.kept = 0;
+        self.bytes = 0;
+        if empty {
+            return Ok(None);
+        }
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(bug)?;
+        match keep {
+            None => Ok(Some(batch)),
+            Some(keep) => filter_record_batch(&batch, &keep).map(Some).map_err(bug),
+        }
+    }
+
+    /// Takes the rejects so far.
+    pub fn take_rejects(&mut self) -> Vec<Reject> {
+        std::mem::take(&mut self.rejects)
+    }
+
+    /// Names of fields that no column is for, the first few.
+    pub fn unknown_fields(&self) -> &BTreeSet<String> {
+        &self.notes.unknown
+    }
+
+    /// The Arrow schema of the batches.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Decimal128Type, Int64Type, TimestampMicrosecondType};
+use proptest::prelude::*;
+
+use super::*;
+
+fn schema(json: &str) -> TableSchema {
+    TableSchema::from_json(json, "test.json").unwrap()
+}
+
+fn decode(decoder: &mut Decoder, records: &str) {
+    let mut json = Jiter::new(records.as_bytes());
+    let mut next = json.next_array().unwrap();
+    while let Some(peek) = next {
+        decoder.record(&mut json, peek).unwrap();
+        next = json.array_step().unwrap();
+    }
+}
+
+const ORDERS: &str = r#"[
+    {"name": "id", "type": "INTEGER", "mode": "REQUIRED"},
+    {"name": "name", "type": "STRING"},
+    {"name": "amount", "type": "NUMERIC"},
+    {"name": "at", "type": "TIMESTAMP"},
+    {"name": "tags", "type": "STRING", "mode": "REPEATED"},
+    {"name": "buyer", "type": "RECORD", "fields": [
+        {"name": "zip", "type": "STRING"}, {"name": "age", "type": "INTEGER", "mode": "REQUIRED"}]},
+    {"name": "lines", "type": "RECORD", "mode": "REPEATED", "fields": [{"name": "sku", "type": "STRING"}]},
+    {"name": "raw", "type": "JSON"}
+]"#;
+
+#[test]
+fn every_kind_of_value() {
+    let mut d = Decoder::new(&schema(ORDERS));
+    decode(
+        &mut d,
+        r#"[{"id": 9007199254740993, "name": "a\u00e9", "amount": 0.1, "at": "2026-01-01T00:00:00Z",
+            "tags": ["x", "y"], "buyer": {"age": 3, "zip": null}, "lines": [{"sku": "s"}, {}], "raw": {"b": [1, "x y"]}},
+           {"raw": null, "id": "2", "amount": "", "name": 7.10, "tags": null, "extra": 1}]"#,
+    );
+    assert!(d.take_rejects().is_empty());
+    let batch = d.take().unwrap().unwrap();
+    assert_eq!(batch.num_rows(), 2);
+    assert_eq!(
+        batch["id"].as_primitive::<Int64Type>().values(),
+        &[9_007_199_254_740_993, 2]
+    );
+    assert_eq!(batch["name"].as_string::<i32>().value(0), "aé");
+    assert_eq!(batch["name"].as_string::<i32>().value(1), "7.10");
+    assert_eq!(
+        batch["amount"].as_primitive::<Decimal128Type>().value(0),
+        100_000_000
+    );
+    assert!(batch["amount"].is_null(1));
+    assert_eq!(
+        batch["at"]
+            .as_primitive::<TimestampMicrosecondType>()
+            .value(0),
+        1_767_225_600_000_000
+    );
+    assert_eq!(batch["tags"].as_list::<i32>().value_length(0), 2);
+    assert_eq!(batch["tags"].as_list::<i32>().value_length(1), 0);
+    assert_eq!(batch["lines"].as_list::<i32>().value(0).len(), 2);
+    assert!(batch["buyer"].is_null(1));
+    assert_eq!(
+        batch["raw"].as_string::<i32>().value(0),
+        r#"{"b":[1,"x y"]}"#
+    );
+    assert!(batch["raw"].is_null(1));
+    assert_eq!(d.unknown_fields().iter().collect::<Vec<_>>(), ["extra"]);
+}
+
+#[test]
+fn a_bad_record_leaves_its_neighbours_alone() {
+    let mut d = Decoder::new(&schema(ORDERS));
+    decode(
+        &mut d,
+        r#"[{"id": 1}, {"id": 1.5}, {"name": "no id"}, {"id": 2, "lines": [{"sku": "a"}, {"sku": {}}]},
+           {"id": 3, "buyer": {"zip": "1"}}, {"id": 4, "ID": 5}, {"id": 6, "tags": ["a", null]}, 7, {"id": 8}]"#,
+    );
+    let rejects: Vec<_> = d
+        .take_rejects()
+        .into_iter()
+        .map(|r| (r.path, r.reason))
+        .collect();
+    let expected = [
+        ("/id", "the number is not a whole one"),
+        ("/id", "a required field is missing"),
+        ("/lines/1/sku", "the value is an object"),
+        ("/buyer/age", "a required field is missing"),
+        ("/ID", "two fields are for the same column"),
+        ("/tags/1", "a required value is null"),
+        ("", "the value is not an object"),
+    ];
+    assert_eq!(rejects, expected.map(|(p, r)| (p.to_owned(), r.to_owned())));
+    let batch = d.take().unwrap().unwrap();
+    assert_eq!(batch["id"].as_primitive::<Int64Type>().values(), &[1, 8]);
+    assert!(d.take().unwrap().is_none());
+    decode(&mut d, r#"[{"id": 9}]"#);
+    assert_eq!(
+        d.take().unwrap().unwrap()["id"]
+            .as_primitive::<Int64Type>()
+            .values(),
+        &[9]
+    );
+}
+
+#[test]
+fn highest_since_a_position() {
+    let mut d = Decoder::new(&schema(ORDERS));
+    let path = |name: &str| name.split('.').map(str::to_owned).collect::<Vec<_>>();
+    decode(
+        &mut d,
+        r#"[{"id": 9, "name": "z", "buyer": {"age": 5}}, {"id": 1, "name": "b"}, {"id": 2}]"#,
+    );
+    assert_eq!(d.highest(&path("id"), 0), Some(Highest::Number(9)));
+    assert_eq!(d.highest(&path("id"), 1), Some(Highest::Number(2)));
+    assert_eq!(d.highest(&path("name"), 1), Some(Highest::Text("b".into())));
+    assert_eq!(d.highest(&path("name"), 2), None);
+    assert_eq!(d.highest(&path("buyer.age"), 0), Some(Highest::Number(5)));
+    assert_eq!(d.highest(&path("at"), 0), None);
+}
+
+#[test]
+fn reject_keeps_the_text_as_received() {
+    let mut d = Decoder::new(&schema(r#"[{"name": "id", "type": "INT64"}]"#));
+    decode(&mut d, r#"[ {"id":  "x", "n": 1.10} ]"#);
+    assert_eq!(d.take_rejects()[0].record, r#"{"id":  "x", "n": 1.10}"#);
+    assert!(d.take().unwrap().is_none());
+}
+
+#[test]
+fn constants_and_the_extra_column() {
+    let mut d = Decoder::new(&schema(
+        r#"[{"name": "id", "type": "INT64"}, {"name": "repo", "type": "STRING", "mode": "REQUIRED"},
+            {"name": "o", "type": "RECORD", "fields": [{"name": "a", "type": "INT64"}]}, {"name": "_extra", "type": "JSON"}]"#,
+    ));
+    d.set_constant("repo", "a/b").unwrap();
+    assert!(d.set_constant("nope", "x").is_err());
+    assert!(d.set_constant("id", "x").is_err());
+    decode(
+        &mut d,
+        r#"[{"id": 1, "new": [1], "o": {"a": 1, "b c": "x"}, "repo": "theirs"}, {"id": 2}]"#,
+    );
+    d.set_constant("repo", "c/d").unwrap();
+    decode(&mut d, r#"[{"id": 3}]"#);
+    let batch = d.take().unwrap().unwrap();
+    let repo = batch["repo"].as_string::<i32>();
+    assert_eq!(
+        (repo.value(0), repo.value(1), repo.value(2)),
+        ("a/b", "a/b", "c/d")
+    );
+    let extra = batch["_extra"].as_string::<i32>();
+    assert_eq!(extra.value(0), r#"{"new":[1],"o.b c":"x","repo":"theirs"}"#);
+    assert!(batch["_extra"].is_null(1) && batch["_extra"].is_null(2));
+}
+
+#[test]
+fn broken_json_is_an_error_and_leaves_whole_rows() {
+    let mut d = Decoder::new(&schema(ORDERS));
+    let mut json = Jiter::new(br#"[{"id": 1}, {"id": 2, "name": "\ud800"}]"#);
+    let peek = json.next_array().unwrap().unwrap();
+    d.record(&mut json, peek).unwrap();
+    let peek = json.array_step().unwrap().unwrap();
+    assert!(d.record(&mut json, peek).is_err());
+    let batch = d.take().unwrap().unwrap();
+    assert_eq!(batch["id"].as_primitive::<Int64Type>().values(), &[1]);
+}
+
+proptest! {
+    /// Whatever the records are, each ends as a row or as a reject.
+    #[test]
+    fn nothing_is_lost(records in proptest::collection::vec(record(), 0..20)) {
+        let mut d = Decoder::new(&schema(ORDERS));
+        decode(&mut d, &format!("[{}]", records.join(",")));
+        let rejects = d.take_rejects().len();
+        let rows = d.take().unwrap().map_or(0, |b| b.num_rows());
+        prop_assert_eq!(rows + rejects, records.len());
+    }
+}
+
+fn record() -> impl Strategy<Value = String> {
+    let value = prop_oneof![
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        Just("[]".to_owned()),
+        Just("{}".to_owned()),
+        Just(r#"[{"sku":"x"}]"#.to_owned()),
+        Just(r#"{"age":1}"#.to_owned()),
+        any::<i64>().prop_map(|n| n.to_string()),
+        "[a-z]{0,8}".prop_map(|s| format!("\"{s}\"")),
+    ];
+    let key = prop_oneof!["id|name|amount|at|tags|buyer|lines|raw", "[A-Z]{1,3}"];
+    proptest::collection::vec((key, value), 0..9).prop_map(|pairs| {
+        let fields: Vec<String> = pairs.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect();
+        format!("{{{}}}", fields.join(","))
+    })
+}

@@ -1,0 +1,273 @@
+//! `drawoff.yaml`: which account, which secrets, which destination. Flags come before environment
+//! variables, those before the file, that before the connector's defaults. No file is needed: a
+//! source that is not in it is the connector of that name.
+
+mod source;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, Environment};
+use crate::connector::load::Catalog;
+use crate::error::{Error, Result, nearest};
+use crate::yaml::read::parse_bytes;
+use crate::yaml::{self, Position, Reader};
+
+pub use source::SourceConfig;
+use source::SourceEntry;
+
+/// The settings file's name in the working directory.
+pub const FILE: &str = "drawoff.yaml";
+
+/// Memory for batches in flight when nobody says otherwise, in bytes.
+pub const DEFAULT_MEMORY: u64 = 64 << 20;
+
+/// Less than this cannot hold a page and the batch made of it.
+const LEAST_MEMORY: u64 = 4 << 20;
+
+/// What the command line says; `None` where it says nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--connectors`.
+    pub connectors: Option<PathBuf>,
+    /// `--project`.
+    pub project: Option<String>,
+    /// `--destination`.
+    pub destination: Option<String>,
+    /// `--memory`, as typed: `64MiB`.
+    pub memory: Option<String>,
+    /// Each `--set`, as typed: `key=value`.
+    pub set: Vec<String>,
+}
+
+/// What is configured.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Google Cloud project of secrets that no reference is given for.
+    pub project: Option<String>,
+    /// Where rows land, as written, unless a source says otherwise.
+    pub destination: Option<String>,
+    /// Whether flag or environment said [`Self::destination`]: then it is every source's.
+    destination_forced: bool,
+    /// Most memory for batches in flight, in bytes.
+    pub memory: u64,
+    /// The settings file that was read.
+    pub file: Option<PathBuf>,
+    /// The connectors that can be named.
+    pub catalog: Catalog,
+    sources: Vec<SourceEntry>,
+    set: Vec<(String, String)>,
+    environment: Environment,
+}
+
+impl Settings {
+    /// Reads the settings of this process.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Config`]: everything that is wrong with the file, each with file,
+    /// line and column, or with a flag or variable, by its name.
+    pub fn load(overrides: Overrides) -> Result<Self> {
+        Self::read(overrides, Environment::process(), Path::new(""))
+    }
+
+    /// [`Self::load`] with that environment, in that working directory.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn read(overrides: Overrides, environment: Environment, folder: &Path) -> Result<Self> {
+        let file = find_file(overrides.config.as_deref(), &environment, folder)?;
+        let written = match &file {
+            Some(file) => read_file(file)?,
+            None => File::default(),
+        };
+        let memory = match (overrides.memory, environment.get(config::MEMORY)) {
+            (Some(text), _) => memory(&text, "`--memory`")?,
+            (None, Some(text)) => memory(&text, &format!("`{}`", config::MEMORY))?,
+            (None, None) => written.memory.unwrap_or(DEFAULT_MEMORY),
+        };
+        let forced = overrides
+            .destination
+            .or_else(|| environment.get(config::DESTINATION));
+        Ok(Self {
+            project: overrides
+                .project
+                .or_else(|| environment.get(config::PROJECT))
+                .or(written.project)
+                .or_else(|| environment.get(config::GOOGLE_CLOUD_PROJECT)),
+            destination_forced: forced.is_some(),
+            destination: forced.or(written.destination),
+            memory,
+            catalog: Catalog::new(
+                overrides
+                    .connectors
+                    .or_else(|| environment.get(config::CONNECTORS).map(PathBuf::from)),
+            ),
+            sources: written.sources,
+            set: overrides
+                .set
+                .iter()
+                .map(|text| split_set(text))
+                .collect::<Result<_>>()?,
+            file,
+            environment,
+        })
+    }
+
+    /// Names of the sources in the file, in its order.
+    pub fn source_names(&self) -> Vec<&str> {
+        self.sources.iter().map(|s| s.name.as_str()).collect()
+    }
+
+    /// The source of that name: as the file has it, else the connector of that name with defaults.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Config`]: no such source or connector (lists the known ones), a
+    /// connector with mistakes, config keys that are missing (all of them), unknown or not theirs.
+    pub fn source(&self, name: &str) -> Result<SourceConfig> {
+        match self.sources.iter().find(|s| s.name == name) {
+            Some(entry) => source::build(self, entry),
+            None => {
+                let connectors = self.catalog.names()?;
+                if !connectors.iter().any(|c| c == name) {
+                    return Err(self.unknown_source(name, &connectors));
+                }
+                source::build(self, &SourceEntry::named(name))
+            }
+        }
+    }
+
+    fn unknown_source(&self, name: &str, connectors: &[String]) -> Error {
+        let mut known = self.source_names();
+        known.extend(connectors.iter().map(String::as_str));
+        known.dedup();
+        let hint = match nearest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!(
+                "write it into `{FILE}` under `sources`, or name a connector: `{}`",
+                connectors.join("`, `")
+            ),
+        };
+        let file = match &self.file {
+            Some(file) => format!("`{}` has none of that name", file.display()),
+            None => format!("there is no `{FILE}` here"),
+        };
+        Error::config(format!(
+            "there is no source `{name}`: {file}, and no connector is called so"
+        ))
+        .hint(hint)
+    }
+}
+
+/// What the settings file says.
+#[derive(Default)]
+struct File {
+    project: Option<String>,
+    destination: Option<String>,
+    memory: Option<u64>,
+    sources: Vec<SourceEntry>,
+}
+
+fn find_file(
+    flag: Option<&Path>,
+    environment: &Environment,
+    folder: &Path,
+) -> Result<Option<PathBuf>> {
+    let named = match flag {
+        Some(path) => Some((path.to_path_buf(), "`--config`".to_owned())),
+        None => environment
+            .get(config::CONFIG)
+            .map(|path| (PathBuf::from(path), format!("`{}`", config::CONFIG))),
+    };
+    if let Some((path, by)) = named {
+        let path = folder.join(path);
+        if !path.is_file() {
+            return Err(Error::config(format!(
+                "settings file `{}`, named by {by}, does not exist",
+                path.display()
+            )));
+        }
+        return Ok(Some(path));
+    }
+    let path = folder.join(FILE);
+    Ok(path.is_file().then_some(path))
+}
+
+fn read_file(path: &Path) -> Result<File> {
+    let label = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::config(format!("could not read `{label}`: {e}")))?;
+    let mut reader = Reader::new(label);
+    let file = match yaml::parse(&text) {
+        Ok(tree) if tree.is_null() => Some(File::default()),
+        Ok(tree) => file(&mut reader, &tree, path),
+        Err((at, message)) => {
+            reader.findings.error(at, message, None);
+            None
+        }
+    };
+    match (reader.findings.into_error(), file) {
+        (Some(error), _) => Err(error),
+        (None, file) => Ok(file.unwrap_or_default()),
+    }
+}
+
+fn file(reader: &mut Reader, tree: &yaml::Node, path: &Path) -> Option<File> {
+    let known = ["project", "destination", "memory", "sources"];
+    let fields = reader.fields(tree, "the settings", &known)?;
+    let text = |reader: &mut Reader, key: &str| {
+        let node = fields.get(key)?;
+        Some(reader.text(node, &format!("`{key}`"))?.to_owned())
+    };
+    let memory = fields.get("memory").and_then(|node| {
+        let bytes = node.as_text().and_then(parse_bytes);
+        if bytes.is_none_or(|bytes| bytes < LEAST_MEMORY) {
+            bad_memory(reader, node.at);
+        }
+        bytes
+    });
+    let entries = fields
+        .get("sources")
+        .and_then(|node| reader.entries(node, "`sources`"))
+        .unwrap_or_default();
+    Some(File {
+        project: text(reader, "project"),
+        destination: text(reader, "destination"),
+        memory,
+        sources: entries
+            .iter()
+            .filter_map(|entry| SourceEntry::read(reader, entry, path))
+            .collect(),
+    })
+}
+
+fn bad_memory(reader: &mut Reader, at: Position) {
+    reader.findings.error(
+        at,
+        "`memory` must be a size of at least 4MiB",
+        "write a whole number and a unit: `64MiB`".to_owned(),
+    );
+}
+
+fn memory(text: &str, by: &str) -> Result<u64> {
+    parse_bytes(text)
+        .filter(|bytes| *bytes >= LEAST_MEMORY)
+        .ok_or_else(|| {
+            Error::config(format!("{by} must be a size of at least 4MiB"))
+                .hint("write a whole number and a unit: `64MiB`")
+        })
+}
+
+fn split_set(text: &str) -> Result<(String, String)> {
+    // The text may hold a secret in the wrong place: never quote it.
+    text.split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| {
+            Error::config("`--set` takes a config key and its value")
+                .hint("write `--set start_date=2026-01-01`")
+        })
+}

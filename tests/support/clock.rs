@@ -1,0 +1,43 @@
+//! A clock that can be put forward.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use drawoff::clock::{Clock, SystemClock};
+use jiff::Timestamp;
+
+/// The machine's clock, ahead of it by as much as a test says. Sleeps are real.
+#[derive(Default)]
+pub struct AheadClock(Mutex<Duration>);
+
+impl AheadClock {
+    /// A clock that is right.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Puts it forward.
+    pub fn advance(&self, by: Duration) {
+        *self.0.lock().unwrap() += by;
+    }
+
+    fn ahead(&self) -> Duration {
+        *self.0.lock().unwrap()
+    }
+}
+
+#[async_trait]
+impl Clock for AheadClock {
+    fn now(&self) -> Timestamp {
+        SystemClock.now() + self.ahead()
+    }
+
+    fn instant(&self) -> Instant {
+        SystemClock.instant() + self.ahead()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        SystemClock.sleep(duration).await;
+    }
+}
