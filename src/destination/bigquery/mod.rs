@@ -199,7 +199,7 @@ impl BigQuery {
                     .await
             })
             .await
-            .map(|()| ())
+            .copied()
     }
 
     /// Makes a table exist with those columns and the rest of its resource, or brings it there.
@@ -311,7 +311,7 @@ impl BigQuery {
                 Ok(())
             })
             .await
-            .map(|()| ())
+            .copied()
     }
 }
 
