@@ -17,9 +17,6 @@
 //! | [`source`] [`demo`] | one stream's reader; an API in the same process, to try everything on |
 //! | [`pipeline`] | slices of streams, from page to publish; the run's report |
 //! | [`app`] | the one module that knows every implementation, and wires them |
-//! | [`source`] | one stream's pages and records |
-//! | [`demo`] | an API in the same process, to try everything on |
-//! | [`pipeline`] | the run: its checks and its report |
 //! | [`cli`] | the command line |
 
 pub mod app;

@@ -9,12 +9,6 @@ mod demo_api;
 mod demo_connector;
 mod destinations;
 mod github_connector;
-mod logging;
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod auth;
-mod http;
-mod bigquery;
 mod google_secrets;
 mod http;
 mod logging;

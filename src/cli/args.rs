@@ -235,6 +235,7 @@ impl SourceOverrides {
             destination: destination.map(str::to_owned),
             memory: memory.map(str::to_owned),
             set: self.set.clone(),
+            base_url: self.base_url.clone(),
         }
     }
 }

@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
     };
     let around = Surroundings::detect();
     let format = cli.global.format(around);
-    let outcome = log::init(format, cli.global.verbosity())
+    let outcome = log::init(format, cli.global.levels(format))
         .and_then(|()| runtime())
         .and_then(|runtime| {
             let code = runtime.block_on(dispatch(cli, around));
@@ -75,7 +75,7 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
     match &cli.command {
         None => run(&cli.run, global, around, out).await,
         Some(Command::Connectors(command)) => {
-            let settings = settings(global, &SourceOverrides::default(), None)?;
+            let settings = Settings::load(SourceOverrides::default().settings(global, None, None))?;
             print(&match command {
                 ConnectorsCommand::List => connectors::list(&all(&settings)?, WIDTH, out),
                 ConnectorsCommand::Describe(args) => {
@@ -84,13 +84,15 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
             })
         }
         Some(Command::Check(args)) => {
-            let app = app(global, &args.overrides, args.destination.clone())?;
+            let app = app(args
+                .overrides
+                .settings(global, args.destination.as_deref(), None))?;
             let report = app.check(&args.source, &args.streams).await?;
             print(&check::render(&report, out))?;
             Ok(report.exit_code())
         }
         Some(Command::Preview(args)) => {
-            let app = app(global, &args.overrides, None)?;
+            let app = app(args.overrides.settings(global, None, None))?;
             let found = app.preview(&args.source, &args.stream, args.limit).await?;
             let mut lines = Vec::new();
             for batch in &found.batches {
@@ -120,24 +122,16 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
             Ok(0)
         }
         Some(Command::Lint(args)) => {
-            let mut problems = Vec::new();
+            let mut findings = Vec::new();
             for file in &args.files {
-                problems.extend(lint_file(file)?.into_iter().map(|f| lint::Problem {
-                    place: format!("{}:{}:{}", f.file, f.line, f.column),
-                    message: f.message,
-                    hint: f.hint,
-                    is_warning: f.severity == Severity::Warning,
-                }));
+                findings.extend(lint_file(file)?);
             }
-            print(&lint::render(args.files.len(), &problems, out))?;
-            Ok(if problems.iter().all(|p| p.is_warning) {
-                0
-            } else {
-                2
-            })
+            print(&lint::render(args.files.len(), &findings, out))?;
+            let usable = findings.iter().all(|f| f.severity == Severity::Warning);
+            Ok(if usable { 0 } else { 2 })
         }
         Some(Command::Schema(args)) => {
-            let app = app(global, &args.overrides, None)?;
+            let app = app(args.overrides.settings(global, None, None))?;
             let pages = args.infer.then_some(args.pages);
             print(&schema::render(
                 &app.schema(&args.source, &args.stream, pages).await?,
@@ -147,7 +141,10 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
 }
 
 async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Paint) -> Result<u8> {
-    let app = app(global, &args.overrides, args.destination.clone())?;
+    let app =
+        app(args
+            .overrides
+            .settings(global, args.destination.as_deref(), args.memory.as_deref()))?;
     let options = RunOptions {
         source: args.source.clone().unwrap_or_default(),
         streams: args.streams.clone(),
@@ -204,27 +201,8 @@ impl Signals {
     }
 }
 
-fn settings(
-    global: &GlobalArgs,
-    source: &SourceOverrides,
-    destination: Option<String>,
-) -> Result<Settings> {
-    Settings::load(Overrides {
-        config: global.config.clone(),
-        connectors: global.connectors.clone(),
-        project: source.project.clone(),
-        destination,
-        memory: None,
-        set: source.set.iter().map(|(k, v)| format!("{k}={v}")).collect(),
-        base_url: source.base_url.clone(),
-    })
-}
-
-fn app(global: &GlobalArgs, source: &SourceOverrides, destination: Option<String>) -> Result<App> {
-    App::new(
-        settings(global, source, destination)?,
-        Environment::process(),
-    )
+fn app(overrides: Overrides) -> Result<App> {
+    App::new(Settings::load(overrides)?, Environment::process())
 }
 
 fn all(settings: &Settings) -> Result<Vec<Connector>> {
