@@ -20,7 +20,7 @@ pub fn arrow_schema(schema: &TableSchema) -> SchemaRef {
     ))
 }
 
-/// The BigQuery type of a field that [`arrow_schema`] made.
+/// The BigQuery type of a field that [`arrow_schema()`] made.
 pub fn column_type_of(field: &Field) -> Option<ColumnType> {
     let name = field.metadata().get(TYPE_KEY)?;
     serde_json::from_value(serde_json::Value::String(name.clone())).ok()

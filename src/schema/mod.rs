@@ -1,7 +1,7 @@
 //! What a table looks like, in BigQuery's own words, and how that is held in Arrow.
 //!
 //! A [`TableSchema`] is read from BigQuery's JSON schema format (`schemas/<connector>/<stream>.json`),
-//! or inferred from records by [`infer`]. [`arrow_schema`] maps it to Arrow, the only row format
+//! or inferred from records by [`infer`]. [`arrow_schema()`] maps it to Arrow, the only row format
 //! inside; [`decode`] turns JSON records into batches of it.
 
 pub mod evolution;
