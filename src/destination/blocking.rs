@@ -80,7 +80,11 @@ impl<T: Send + 'static> Worker<T> {
     /// Drops what the thread holds, also after a failed job, and waits for it.
     pub async fn stop(self) {
         // A thread that has ended has dropped it already.
-        let _ = self.send(|state| Some(Ok(drop(state.take())))).await;
+        let all = |state: &mut Option<T>| {
+            *state = None;
+            Some(Ok(()))
+        };
+        let _ = self.send(all).await;
     }
 
     async fn send<R: Send + 'static>(

@@ -76,7 +76,7 @@ impl<'a> Cells<'a> {
     /// The cells of an array that has the type of `field`.
     ///
     /// # Errors
-    /// [`ErrorKind::Bug`] when [`super::arrow_schema`] makes no such type.
+    /// [`ErrorKind::Bug`] when [`super::arrow_schema()`] makes no such type.
     pub fn of(field: &Field, array: &'a dyn Array) -> Result<Self> {
         Ok(match field.data_type() {
             DataType::Utf8 if column_type_of(field) == Some(ColumnType::Json) => {

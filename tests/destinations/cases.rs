@@ -1,6 +1,7 @@
 //! The cases. Each gets a place that is empty.
 
 use std::collections::BTreeMap;
+use std::slice::from_ref;
 
 use drawoff::destination::{
     BatchKind, Destination, Disposition, Published, Slice, TableSpec, rejects,
@@ -127,13 +128,13 @@ pub async fn append(place: &dyn Place) {
         &table,
         "s1",
         0,
-        &[&[a.clone()], &[b.clone(), b.clone()]],
+        &[from_ref(&a), &[b.clone(), b.clone()]],
     )
     .await;
     assert_eq!(one.unwrap(), counts(3, 0));
     // The same keys again: they are added, in the next run too.
     to.prepare(&table).await.unwrap();
-    let two = land(&*to, &table, "s2", 1, &[&[a.clone()]]).await;
+    let two = land(&*to, &table, "s2", 1, &[from_ref(&a)]).await;
     assert_eq!(two.unwrap(), counts(1, 0));
     // A slice without rows still moves the checkpoint.
     assert_eq!(
@@ -316,9 +317,7 @@ pub async fn merge_of_columns_that_are_all_key(place: &dyn Place) {
     land(&*to, &table, "s1", 0, &[&[a.clone(), b.clone()]])
         .await
         .unwrap();
-    land(&*to, &table, "s2", 1, &[std::slice::from_ref(&a)])
-        .await
-        .unwrap();
+    land(&*to, &table, "s2", 1, &[from_ref(&a)]).await.unwrap();
     expect(place, &table, &[a, b]).await;
 }
 
@@ -330,7 +329,7 @@ pub async fn replace(place: &dyn Place) {
     land(&*to, &table, "s1", 0, &[&[a.clone(), b]])
         .await
         .unwrap();
-    let published = land(&*to, &table, "s2", 1, &[&[a.clone()], &[c.clone()]]).await;
+    let published = land(&*to, &table, "s2", 1, &[from_ref(&a), from_ref(&c)]).await;
     assert_eq!(published.unwrap(), counts(2, 0));
     expect(place, &table, &[a, c]).await;
     // Told to replace by nothing, it does.
@@ -690,7 +689,7 @@ pub async fn new_columns_are_added(place: &dyn Place) {
     let mut new = person(2, "new", 2);
     new["mail"] = json!("a@example.com");
     new["tags"] = json!(["x"]);
-    land(&*to, &table, "s2", 1, &[std::slice::from_ref(&new)])
+    land(&*to, &table, "s2", 1, &[from_ref(&new)])
         .await
         .unwrap();
     expect(

@@ -125,7 +125,7 @@ fn scalars(column: &Column, data_type: &DataType, cells: &[&Value]) -> ArrayRef 
         ),
         ColumnType::DateTime => Arc::new(
             texts()
-                .map(|t| t.map(|t| micros(t)))
+                .map(|t| t.map(micros))
                 .collect::<TimestampMicrosecondArray>(),
         ),
         ColumnType::Date => Arc::new(
