@@ -9,18 +9,16 @@
 //! | [`yaml`] | YAML with positions and findings |
 //! | [`http`] [`schema`] | the HTTP boundary; BigQuery types, Arrow, JSON → batch |
 //! | [`auth`] | putting credentials on requests |
-//! | [`google`] | where Google's services are, credentials, REST calls |
+//! | [`google`] | Google's endpoints, credentials and calls |
 //! | [`secrets`] [`state`] | secrets by reference; checkpoints |
 //! | [`destination`] | where rows land |
 //! | [`connector`] | the declaration of an API |
 //! | [`settings`] | `drawoff.yaml`: which account, which secrets, which destination |
-//! | [`demo`] | an API in the same process, to try everything on |
+//! | [`source`] [`demo`] | one stream's reader; an API in the same process, to try everything on |
+//! | [`pipeline`] | slices of streams, from page to publish; the run's report |
+//! | [`cli`] | the command line |
 
 pub mod auth;
-//! | [`pipeline`] | the run: its checks and its report |
-//! | [`cli`] | the command line |
-//! | [`demo`] | an API in the same process, to try everything on |
-
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -10,10 +10,11 @@ use arrow_array::{
 use arrow_schema::DataType;
 use drawoff::clock::SystemClock;
 use drawoff::destination::bigquery::{BigQuery, BigQuerySettings, Target};
-use drawoff::destination::rejects::{self, Reject};
+use drawoff::destination::rejects;
 use drawoff::destination::{BatchKind, Destination, Disposition, Published, Slice, TableSpec};
 use drawoff::error::{ErrorKind, Result};
 use drawoff::google::{Endpoint, Google, GoogleSettings};
+use drawoff::schema::decode::Reject;
 use drawoff::schema::{Column, ColumnType, Mode, TableSchema, arrow_schema};
 use drawoff::state::{Checkpoint, CheckpointKey, CheckpointUpdate, SavedCheckpoint};
 use serde_json::{Value, json};
@@ -367,6 +368,16 @@ async fn merging_keeps_the_newest_of_each_key() {
     );
     assert_eq!(version(&bigquery).await, Some((3, Some("run2".into()))));
     only_own_tables(&dataset);
+
+    let shown = Emulator::get().bq(&format!(
+        "SELECT id, name FROM `{dataset}.people` WHERE id < 3 ORDER BY id"
+    ));
+    if let Some(shown) = shown {
+        assert_eq!(
+            shown,
+            json!([{"id": "1", "name": "new"}, {"id": "2", "name": "merged"}])
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

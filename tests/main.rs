@@ -2,15 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod architecture;
+mod auth;
+mod bigquery;
 mod connectors;
 mod demo_api;
 mod demo_connector;
 mod destinations;
-mod logging;
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod auth;
-mod http;
-mod bigquery;
 mod google_secrets;
+mod http;
+mod logging;
 mod support;

@@ -4,10 +4,10 @@
 //! `Ok` means durable. Whatever is staged and not published never shows in a table, and is cleared
 //! away by a later run.
 
+pub mod bigquery;
 mod blocking;
 pub mod files;
 mod key;
-pub mod bigquery;
 pub mod rejects;
 pub mod sqlite;
 

@@ -1,9 +1,9 @@
 //! Runs streams: plans slices, draws pages, decodes, stages and publishes.
 
+pub mod check;
 pub mod cursor;
 pub mod partitions;
 pub mod plan;
-pub mod check;
 pub mod report;
 pub mod slice;
 pub mod stage;

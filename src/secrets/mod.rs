@@ -2,9 +2,9 @@
 //! [`SecretString`], whose `Debug` prints nothing, and registered with [`crate::telemetry::redact`]
 //! as soon as it is known.
 
+mod google;
 pub mod local;
 pub mod resolve;
-mod google;
 
 pub use google::SecretManager;
 
