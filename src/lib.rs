@@ -20,6 +20,8 @@
 //! | [`cli`] | the command line |
 
 pub mod app;
+//! | [`cli`] | the command line |
+
 pub mod auth;
 pub mod cli;
 pub mod clock;

@@ -368,6 +368,16 @@ async fn merging_keeps_the_newest_of_each_key() {
     );
     assert_eq!(version(&bigquery).await, Some((3, Some("run2".into()))));
     only_own_tables(&dataset);
+
+    let shown = Emulator::get().bq(&format!(
+        "SELECT id, name FROM `{dataset}.people` WHERE id < 3 ORDER BY id"
+    ));
+    if let Some(shown) = shown {
+        assert_eq!(
+            shown,
+            json!([{"id": "1", "name": "new"}, {"id": "2", "name": "merged"}])
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

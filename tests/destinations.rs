@@ -2,6 +2,7 @@
 //!
 //! Another destination joins with a [`Place`] and `conformance!(its_name, its_place())`.
 
+mod bigquery;
 pub mod cases;
 mod kill;
 mod parquet;

@@ -12,6 +12,7 @@ mod demo_connector;
 
 mod destinations;
 mod github_connector;
+mod destinations;
 mod google_secrets;
 mod http;
 mod logging;

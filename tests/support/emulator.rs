@@ -132,6 +132,40 @@ impl Emulator {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Rows of a query as the `bq` command prints them; `None`, with a line that says so, where the
+    /// command is not installed.
+    pub fn bq(&self, sql: &str) -> Option<Value> {
+        let config = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-gcloud-config");
+        std::fs::create_dir_all(&config).unwrap();
+        let output = Command::new("bq")
+            .args([
+                "--api",
+                &self.rest,
+                "--project_id",
+                PROJECT,
+                "--format=json",
+            ])
+            .args(["query", "--use_legacy_sql=false", sql])
+            .env("CLOUDSDK_CONFIG", config)
+            .env("CLOUDSDK_AUTH_ACCESS_TOKEN", "fake")
+            .stdin(Stdio::null())
+            .output();
+        match output {
+            Ok(output) if output.status.success() => {
+                Some(serde_json::from_slice(&output.stdout).unwrap())
+            }
+            Ok(output) => panic!(
+                "`bq` failed: {}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            ),
+            Err(e) => {
+                println!("`bq` is not installed ({e}); read back by the Python client only");
+                None
+            }
+        }
+    }
+
     fn start() -> Result<Self, String> {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR"))
             .parent()

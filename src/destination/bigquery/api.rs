@@ -30,6 +30,8 @@ struct Inner {
     maximum_bytes_billed: Option<u64>,
     /// The dataset's location, read once.
     location: OnceCell<String>,
+    /// Held while a table is created.
+    creating: tokio::sync::Mutex<()>,
 }
 
 /// One REST call, before it is tied to the service.
@@ -57,6 +59,7 @@ impl Api {
             new_location,
             maximum_bytes_billed,
             location: OnceCell::new(),
+            creating: tokio::sync::Mutex::new(()),
         }))
     }
 

@@ -123,24 +123,6 @@ pub(super) fn check(spec: &TableSpec) -> Result<()> {
             ));
         }
     }
-    nested_geography(name, &spec.schema.columns, false)
-}
-
-/// Staged text becomes a GEOGRAPHY at the top level only.
-fn nested_geography(table: &str, columns: &[Column], nested: bool) -> Result<()> {
-    for column in columns {
-        if nested && column.kind == ColumnType::Geography {
-            return Err(Error::new(
-                ErrorKind::Schema,
-                format!(
-                    "table `{table}`: column `{}` is a GEOGRAPHY inside a RECORD, which cannot be written",
-                    column.name
-                ),
-            )
-            .hint("make it a STRING, or a column of the table itself"));
-        }
-        nested_geography(table, &column.fields, true)?;
-    }
     Ok(())
 }
 
@@ -238,13 +220,6 @@ mod tests {
                 "cannot be clustered by `f`",
             ),
             (spec(vec![Column::new("_seq", ColumnType::Int64)]), "`_seq`"),
-            (
-                spec(vec![
-                    Column::new("r", ColumnType::Record)
-                        .fields(vec![Column::new("g", ColumnType::Geography)]),
-                ]),
-                "`g` is a GEOGRAPHY inside a RECORD",
-            ),
         ];
         for (spec, expected) in cases {
             let error = check(&spec).unwrap_err();

@@ -245,26 +245,61 @@ fn list(columns: &[Column]) -> String {
     names.join(", ")
 }
 
-/// What is selected from the staging table: each column, a GEOGRAPHY read from its text.
+/// What is selected from the staging table: each column, with GEOGRAPHYs read from their text.
 fn values(columns: &[Column]) -> String {
     let values: Vec<String> = columns
         .iter()
         .map(|c| {
             let name = ident(&c.name);
-            match (c.kind, c.mode) {
-                (ColumnType::Geography, Mode::Repeated) => {
-                    format!("ARRAY(SELECT {} FROM UNNEST({name}) AS item WITH OFFSET AS at ORDER BY at) AS {name}", geography("item"))
-                }
-                (ColumnType::Geography, _) => format!("{} AS {name}", geography(&name)),
-                _ => name,
+            if has_geography(c) {
+                format!("{} AS {name}", value(c, &name, 0))
+            } else {
+                name
             }
         })
         .collect();
     values.join(", ")
 }
 
-fn geography(text: &str) -> String {
-    format!("IF(STARTS_WITH({text}, '{{'), ST_GEOGFROMGEOJSON({text}), ST_GEOGFROMTEXT({text}))")
+fn has_geography(column: &Column) -> bool {
+    column.kind == ColumnType::Geography || column.fields.iter().any(has_geography)
+}
+
+/// A column that holds a GEOGRAPHY somewhere, put together again from its staged form.
+fn value(column: &Column, staged: &str, depth: usize) -> String {
+    if column.mode != Mode::Repeated {
+        return single(column, staged, depth);
+    }
+    let (item, at) = (
+        format!("_drawoff_item{depth}"),
+        format!("_drawoff_at{depth}"),
+    );
+    format!(
+        "ARRAY(SELECT {} FROM UNNEST({staged}) AS {item} WITH OFFSET AS {at} ORDER BY {at})",
+        single(column, &item, depth + 1)
+    )
+}
+
+fn single(column: &Column, staged: &str, depth: usize) -> String {
+    if column.kind == ColumnType::Geography {
+        return format!(
+            "IF(STARTS_WITH({staged}, '{{'), ST_GEOGFROMGEOJSON({staged}), ST_GEOGFROMTEXT({staged}))"
+        );
+    }
+    let fields: Vec<String> = column
+        .fields
+        .iter()
+        .map(|f| {
+            let name = ident(&f.name);
+            let inner = format!("{staged}.{name}");
+            if has_geography(f) {
+                format!("{} AS {name}", value(f, &inner, depth))
+            } else {
+                format!("{inner} AS {name}")
+            }
+        })
+        .collect();
+    format!("IF({staged} IS NULL, NULL, STRUCT({}))", fields.join(", "))
 }
 
 #[cfg(test)]
@@ -391,6 +426,25 @@ FROM `p`.`d`.`stage`;
         spec.schema.columns = vec![Column::new("place", ColumnType::Geography)];
         assert!(script(&spec, true, false).contains(
             "SELECT IF(STARTS_WITH(`place`, '{'), ST_GEOGFROMGEOJSON(`place`), ST_GEOGFROMTEXT(`place`)) AS `place`\n"
+        ));
+    }
+
+    #[test]
+    fn records_with_geographies_are_put_together_again() {
+        let mut spec = spec(Disposition::Append);
+        spec.schema.columns = vec![
+            Column::new("stops", ColumnType::Record)
+                .mode(Mode::Repeated)
+                .fields(vec![
+                    Column::new("name", ColumnType::String),
+                    Column::new("at", ColumnType::Geography),
+                ]),
+        ];
+        assert!(script(&spec, true, false).contains(
+            "SELECT ARRAY(SELECT IF(_drawoff_item0 IS NULL, NULL, STRUCT(\
+             _drawoff_item0.`name` AS `name`, \
+             IF(STARTS_WITH(_drawoff_item0.`at`, '{'), ST_GEOGFROMGEOJSON(_drawoff_item0.`at`), ST_GEOGFROMTEXT(_drawoff_item0.`at`)) AS `at`)) \
+             FROM UNNEST(`stops`) AS _drawoff_item0 WITH OFFSET AS _drawoff_at0 ORDER BY _drawoff_at0) AS `stops`\n"
         ));
     }
 

@@ -64,6 +64,7 @@ impl Ended {
                     || message.contains("concurrent update")
                     || message.contains("could not serialize")
                     || message.contains("Transaction conflict")
+                    || message.contains("Failed to commit")
             }
         }
     }
@@ -349,6 +350,11 @@ mod tests {
         assert!(failed(
             "invalidQuery",
             "Transaction is aborted due to concurrent update against table p.d.t"
+        ));
+        // An emulator's words for the same.
+        assert!(failed(
+            "invalidQuery",
+            "Failed to commit: Failed to commit DuckLake transaction"
         ));
         assert!(!failed("invalidQuery", "Syntax error"));
         assert!(!failed("quotaExceeded", ""));
