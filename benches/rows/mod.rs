@@ -46,12 +46,12 @@ pub fn record(n: u64, out: &mut String) {
             .to_string()
     };
     let pick = |from: &[&'static str], k: u64| from[((mix >> k) % from.len() as u64) as usize];
-    let closed = if mix % 3 == 0 {
+    let closed = if mix.is_multiple_of(3) {
         format!("\"{}\"", at(5))
     } else {
         "null".to_owned()
     };
-    let note = if mix % 4 == 0 {
+    let note = if mix.is_multiple_of(4) {
         "null".to_owned()
     } else {
         format!("\"called back twice, asked for invoice {}\"", mix % 99_991)
@@ -80,14 +80,14 @@ pub fn record(n: u64, out: &mut String) {
         mix % 1000,
         pick(&["start", "stop", "sync", "print"], 19),
         pick(&["Monday", "the update", "yesterday"], 21),
-        mix % 2 == 0,
-        mix % 5 == 0,
+        mix.is_multiple_of(2),
+        mix.is_multiple_of(5),
         at(2),
         at(7),
         mix % 9,
         mix % 300,
         mix % 300,
-        mix % 50 == 0,
+        mix.is_multiple_of(50),
         mix % 1_000_000,
         mix % 12 + 1,
         mix % 900,
