@@ -108,6 +108,7 @@ impl std::fmt::Display for Cursor {
 #[derive(Clone, Debug)]
 pub struct CursorColumn {
     path: Vec<String>,
+    column: ColumnType,
     /// Its kind.
     pub kind: CursorKind,
 }
@@ -142,8 +143,24 @@ impl CursorColumn {
         })?;
         Ok(Self {
             path: name.split('.').map(str::to_owned).collect(),
+            column: column.kind,
             kind,
         })
+    }
+
+    /// Makes a decoder leave out records that are not above `floor`.
+    pub fn set_floor(&self, decoder: &mut Decoder, floor: Option<&Cursor>) {
+        let bits = floor.and_then(|floor| match floor {
+            Cursor::Time(t) if self.column == ColumnType::Date => {
+                i32::try_from(t.as_second().div_euclid(86_400))
+                    .ok()
+                    .map(Highest::Days)
+            }
+            Cursor::Time(t) => Some(Highest::Micros(t.as_microsecond())),
+            Cursor::Number(n) => Some(Highest::Number(*n)),
+            Cursor::Text(t) => Some(Highest::Text(t.clone())),
+        });
+        decoder.set_floor(&self.path, bits);
     }
 
     /// The highest value in the records that a decoder read since `position`; `None` when all are

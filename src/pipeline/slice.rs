@@ -112,6 +112,14 @@ impl SliceWriter {
             .try_for_each(|(column, text)| self.decoder.set_constant(column, text))
     }
 
+    /// Leaves out, from here on, records that are not above the cursor that was saved before: where
+    /// rows are only added, reading them again would double them.
+    pub fn set_floor(&mut self, saved: Option<&Cursor>) {
+        if let (Some(column), Disposition::Append) = (&self.cursor, self.table.disposition) {
+            column.set_floor(&mut self.decoder, saved);
+        }
+    }
+
     /// Decodes a page, and stages what fills a batch.
     ///
     /// # Errors
@@ -126,6 +134,7 @@ impl SliceWriter {
             self.highest = self.highest.take().max(found);
         }
         Meter::add(&self.meter.records, walked.records);
+        Meter::add(&self.meter.deduplicated, self.decoder.take_skipped());
         if self.decoder.len() >= BATCH_ROWS || self.decoder.bytes() >= self.batch_bytes {
             self.flush().await?;
         }

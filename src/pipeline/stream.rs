@@ -201,6 +201,7 @@ impl StreamRun {
         }
         let spans = bounds.spans(self.incremental().and_then(|i| i.window));
         let last = spans.len() - 1;
+        self.set_floor(self.checkpoint.cursor.clone());
         for (i, span) in spans.iter().enumerate() {
             let found = self.read_span(span).await?;
             self.advance(self.settled(found));
@@ -213,6 +214,14 @@ impl StreamRun {
             }
         }
         self.finish().await
+    }
+
+    /// See [`SliceWriter::set_floor`]. Who names a lower bound wants what is above it, known or not.
+    fn set_floor(&mut self, saved: Option<String>) {
+        let saved = saved
+            .filter(|_| self.since.is_none())
+            .and_then(|c| self.parse(&c));
+        self.writer.set_floor(saved.as_ref());
     }
 
     /// Moves the stream's cursor up, never down.
@@ -439,6 +448,7 @@ impl StreamRun {
             .map(|(name, template)| Ok((name.clone(), template.render(&scope)?)))
             .collect::<Result<Vec<_>>>()?;
         self.writer.set_constants(&constants)?;
+        self.set_floor(self.checkpoint.partitions.get(&partition.key()).cloned());
         let track = self
             .incremental()
             .is_some_and(|i| matches!(i.cursor, CursorField::Own(_)));

@@ -451,6 +451,13 @@ impl<'n> Lower<'n> {
                 "say `until_param`, or use `{{ until }}` in a parameter or the body".to_owned(),
             );
         }
+        if stream.table.disposition == Disposition::Append && !incremental.lookback.is_zero() {
+            self.reader.findings.warning(
+                at,
+                "`lookback` has no effect: rows are only added, so none is read twice",
+                "name the `primary_key` to have late rows merged".to_owned(),
+            );
+        }
         if matches!(incremental.cursor, CursorField::Own(_))
             && incremental.since_param.is_none()
             && !bounded_below

@@ -38,7 +38,7 @@ pub struct Reject {
 }
 
 /// The highest value of a column.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd)]
 pub enum Highest {
     /// Of an INT64.
     Number(i64),
@@ -61,6 +61,8 @@ pub struct Decoder {
     kept: usize,
     bytes: usize,
     rejects: Vec<Reject>,
+    floor: Option<(Vec<String>, Highest)>,
+    skipped: u64,
 }
 
 /// What is noticed on the way through a record.
@@ -114,7 +116,20 @@ impl Decoder {
             kept: 0,
             bytes: 0,
             rejects: Vec::new(),
+            floor: None,
+            skipped: 0,
         }
+    }
+
+    /// Leaves out, from here on, records whose value in the column at `path` is not above `floor`:
+    /// they were read before. Records without a value stay.
+    pub fn set_floor(&mut self, path: &[String], floor: Option<Highest>) {
+        self.floor = floor.map(|floor| (path.to_vec(), floor));
+    }
+
+    /// Takes the number of records left out since this was last asked.
+    pub fn take_skipped(&mut self) -> u64 {
+        std::mem::take(&mut self.skipped)
     }
 
     /// Sets a column that has the same value in all records from here on, whatever they hold.
@@ -151,6 +166,10 @@ impl Decoder {
         };
         self.bytes += json.current_index() - start;
         match problem {
+            None if self.is_known() => {
+                self.skipped += 1;
+                self.drop_row();
+            }
             None => {
                 self.kept += 1;
                 if let Some(keep) = &mut self.keep {
@@ -174,6 +193,15 @@ impl Decoder {
             path,
             record,
         });
+    }
+
+    /// Whether the last row is not above the floor.
+    fn is_known(&self) -> bool {
+        self.floor.as_ref().is_some_and(|(path, floor)| {
+            self.root
+                .highest(path, self.rows - 1)
+                .is_some_and(|value| value <= *floor)
+        })
     }
 
     fn drop_row(&mut self) {

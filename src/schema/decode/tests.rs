@@ -122,6 +122,23 @@ fn highest_since_a_position() {
 }
 
 #[test]
+fn records_not_above_the_floor_are_left_out() {
+    let mut d = Decoder::new(&schema(ORDERS));
+    d.set_floor(&["amount".to_owned()], Some(Highest::Number(1)));
+    d.set_floor(&["id".to_owned()], Some(Highest::Number(5)));
+    decode(
+        &mut d,
+        r#"[{"id": 4}, {"id": 6}, {"id": 5}, {"id": "x"}, {"id": 7}]"#,
+    );
+    assert_eq!(
+        (d.take_skipped(), d.take_skipped(), d.take_rejects().len()),
+        (2, 0, 1)
+    );
+    let batch = d.take().unwrap().unwrap();
+    assert_eq!(batch["id"].as_primitive::<Int64Type>().values(), &[6, 7]);
+}
+
+#[test]
 fn reject_keeps_the_text_as_received() {
     let mut d = Decoder::new(&schema(r#"[{"name": "id", "type": "INT64"}]"#));
     decode(&mut d, r#"[ {"id":  "x", "n": 1.10} ]"#);
