@@ -20,8 +20,6 @@
 //! | [`cli`] | the command line |
 
 pub mod app;
-//! | [`cli`] | the command line |
-
 pub mod auth;
 pub mod cli;
 pub mod clock;

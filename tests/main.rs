@@ -7,12 +7,8 @@ mod bigquery;
 mod connectors;
 mod demo_api;
 mod demo_connector;
-// Clippy knows tests by their attribute; all of this is tests.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 mod destinations;
 mod github_connector;
-mod destinations;
 mod google_secrets;
 mod http;
 mod logging;

@@ -93,7 +93,7 @@ impl App {
                 destination.describe()
             ))
         })?;
-        let at_once = wanted.len().min(STREAMS_AT_ONCE).max(1);
+        let at_once = wanted.len().clamp(1, STREAMS_AT_ONCE);
         let run = Run {
             app: self,
             options,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Demo;
 use super::draw::{DAY, Decimal, at, between, chance, pick, some};
-use super::page::{BadParameter, PageQuery};
+use super::page::{BadParameter, PageQuery, TimeQuery};
 use super::words::{
     COMPANY_FIRST, COMPANY_FORM, COMPANY_SECOND, FIRST_NAMES, INDUSTRIES, LABELS, LAST_NAMES,
     PLACES, PLANS,
@@ -21,6 +21,7 @@ const COUNT: i64 = 120;
 const FOUNDED: i64 = 1_546_300_800;
 /// When the last ones came: 2024-12-31.
 const SETTLED: i64 = 1_735_603_200;
+const WEEK: i64 = 7 * DAY;
 
 #[derive(Serialize)]
 struct Company {
@@ -51,10 +52,23 @@ struct Manager {
 pub async fn list(
     State(demo): State<Demo>,
     Query(page): Query<PageQuery>,
+    Query(time): Query<TimeQuery>,
 ) -> Result<Response, BadParameter> {
-    let now = demo.clock.now().as_second();
-    let all: Vec<i64> = ids().collect();
-    Ok(page.page()?.respond(&all, |id| company(id, now)))
+    let page = page.page()?;
+    let bounds = time.bounds(demo.clock.now().as_second())?;
+    let mut all: Vec<(i64, i64)> = ids()
+        .map(|id| (updated(id, bounds.until), id))
+        .filter(|(updated, _)| *updated >= bounds.since)
+        .collect();
+    all.sort_unstable();
+    Ok(page.respond(&all, |(_, id)| company(id, bounds.until)))
+}
+
+/// When a company's record, and those of its contacts, last changed before `now`: each company is
+/// looked over once a week, on its own day and hour.
+pub fn updated(id: i64, now: i64) -> i64 {
+    let reviewed = now - (now - between("review", id, 0, WEEK)).rem_euclid(WEEK);
+    reviewed.max(created(id))
 }
 
 /// All companies' ids.
@@ -97,9 +111,7 @@ pub fn created(id: i64) -> i64 {
 }
 
 fn company(id: i64, now: i64) -> Company {
-    // Each company is looked over once a week, on its own day and hour.
-    let week = 7 * DAY;
-    let reviewed = now - (now - between("review", id, 0, week)).rem_euclid(week);
+    let updated = updated(id, now);
     let plan = pick("plan", id, &PLANS);
     let seats = between("seats", id, 3, 900);
     let cents_a_seat = match plan {
@@ -120,7 +132,7 @@ fn company(id: i64, now: i64) -> Company {
         plan,
         seats,
         monthly_revenue: Decimal::new(seats * cents_a_seat, 2),
-        health_score: between("health", id ^ (reviewed / week), 0, 1_000) as f64 / 1_000.0,
+        health_score: between("health", id ^ (updated / WEEK), 0, 1_000) as f64 / 1_000.0,
         is_active: !chance("left", id, 8),
         account_manager: Manager {
             id: manager,
@@ -129,7 +141,7 @@ fn company(id: i64, now: i64) -> Company {
         },
         labels: some("labels", id, &LABELS, 3),
         created_at: at(created(id)),
-        updated_at: at(reviewed.max(created(id))),
+        updated_at: at(updated),
     }
 }
 

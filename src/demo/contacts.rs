@@ -47,10 +47,11 @@ pub async fn list(
             "there is no such company",
         );
     };
-    let now = demo.clock.now().as_second();
+    // People are looked over together with their company.
+    let updated = companies::updated(company, demo.clock.now().as_second());
     let all: Vec<i64> = ids(company).collect();
     match page.page() {
-        Ok(page) => page.respond(&all, |id| contact(id, now)),
+        Ok(page) => page.respond(&all, |id| contact(id, updated)),
         Err(refusal) => refusal.into_response(),
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! | endpoint | credentials | paging |
 //! |---|---|---|
-//! | `GET /companies` | Basic `companyid:token` | `page`, `per_page` |
+//! | `GET /companies` | Basic `companyid:token` | `page`, `per_page`; `updated_since`, `updated_until` |
 //! | `GET /companies/{id}/contacts` | Basic | `page`, `per_page` |
 //! | `GET /tickets` | Basic | `page`, `per_page`; `updated_since`, `updated_until` |
 //! | `POST /oauth/token` | Basic client credentials, form-urlencoded | |

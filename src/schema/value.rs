@@ -227,8 +227,10 @@ fn clock(text: &[u8]) -> Option<(i64, &[u8])> {
             if n == 0 {
                 return None;
             }
-            for i in 0..6 {
-                micros = micros * 10 + if i < n { i64::from(tail[i] - b'0') } else { 0 };
+            // Six digits, filled up with zeros; what is finer is cut.
+            let padded = tail[..n].iter().copied().chain(std::iter::repeat(b'0'));
+            for digit in padded.take(6) {
+                micros = micros * 10 + i64::from(digit - b'0');
             }
             rest = &tail[n..];
         }

@@ -166,6 +166,7 @@ impl Emulator {
         }
     }
 
+    #[allow(clippy::disallowed_methods)]
     fn start() -> Result<Self, String> {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR"))
             .parent()

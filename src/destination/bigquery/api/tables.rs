@@ -9,9 +9,6 @@ use crate::google::Failure;
 
 const EDITOR: &str = "roles/bigquery.dataEditor";
 
-/// Attempts to create a table in an emulator whose writers get into each other's way.
-const MOST_CLASHES: u32 = 8;
-
 impl Api {
     fn dataset_name(&self) -> String {
         let target = self.target();
@@ -156,39 +153,26 @@ impl Api {
             "datasetId": target.dataset,
             "tableId": table,
         });
-        let mut attempt = 0;
-        loop {
-            let answer = self
-                .rest(Rest {
-                    what: format!("create table {}", self.table_name(table)),
-                    method: Method::POST,
-                    path: &[
-                        "projects",
-                        &target.project,
-                        "datasets",
-                        &target.dataset,
-                        "tables",
-                    ],
-                    query: &[],
-                    body: Some(&body),
-                    if_match: None,
-                })
-                .await;
-            attempt += 1;
-            match answer {
-                Ok(_) => return Ok(true),
-                Err(f) if f.is_duplicate() => return Ok(false),
-                // What an emulator says when two of its writers meet; BigQuery itself never calls
-                // this request an invalid query.
-                Err(f)
-                    if f.reason == "invalidQuery"
-                        && self.google().settings().is_emulated()
-                        && attempt < MOST_CLASHES =>
-                {
-                    self.pause(1).await;
-                }
-                Err(f) => return Err(self.explain(f)),
-            }
+        let answer = self
+            .rest(Rest {
+                what: format!("create table {}", self.table_name(table)),
+                method: Method::POST,
+                path: &[
+                    "projects",
+                    &target.project,
+                    "datasets",
+                    &target.dataset,
+                    "tables",
+                ],
+                query: &[],
+                body: Some(&body),
+                if_match: None,
+            })
+            .await;
+        match answer {
+            Ok(_) => Ok(true),
+            Err(f) if f.is_duplicate() => Ok(false),
+            Err(f) => Err(self.explain(f)),
         }
     }
 
