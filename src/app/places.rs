@@ -96,7 +96,7 @@ struct DrySlice {
 #[async_trait]
 impl Destination for Dry {
     fn describe(&self) -> String {
-        format!("{} (dry run: nothing is stored)", self.name)
+        self.name.clone()
     }
 
     async fn prepare(&self, _: &TableSpec) -> Result<()> {

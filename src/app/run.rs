@@ -123,6 +123,7 @@ impl App {
             run_id: run.run_id,
             source: run.source.name,
             destination: run.destination.describe(),
+            dry: options.dry_run,
             streams: reports,
             duration: self.clock.instant() - begun,
         })

@@ -20,7 +20,27 @@ pub struct Inference {
     records: u64,
 }
 
-type Fields = BTreeMap<String, Shape>;
+/// Fields of an object, in the order in which they were first met.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Fields {
+    shapes: BTreeMap<String, Shape>,
+    order: Vec<String>,
+}
+
+impl Fields {
+    /// The fields that get a column of their own, with its name: of several whose names come to the
+    /// same, the first by the alphabet, so that the order of records does not decide.
+    fn named(&self) -> impl Iterator<Item = (String, &Shape)> {
+        self.order.iter().filter_map(|key| {
+            let name = name::normalize(key);
+            let first = self
+                .shapes
+                .keys()
+                .find(|k| name::normalize(k).eq_ignore_ascii_case(&name));
+            (first == Some(key)).then(|| (name, &self.shapes[key]))
+        })
+    }
+}
 
 /// What the values of one field look like.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +82,7 @@ impl Inference {
     }
 
     /// The schema. Columns of `existing` come first and keep their types; fields that it has no
-    /// column for follow in the order of their names, then [`EXTRA_COLUMN`].
+    /// column for follow as they were met, then [`EXTRA_COLUMN`].
     pub fn schema(&self, existing: Option<&TableSchema>) -> TableSchema {
         let mut columns: Vec<Column> = existing.map(|t| t.columns.clone()).unwrap_or_default();
         columns.retain(|c| c.name != EXTRA_COLUMN);
@@ -104,7 +124,7 @@ fn shape(json: &mut Jiter<'_>, peek: Peek) -> Result<Shape, JiterError> {
             Shape::List(Box::new(item))
         }
         Peek::Object => {
-            let mut fields = Fields::new();
+            let mut fields = Fields::default();
             let mut key = json.known_object()?.map(str::to_owned);
             while let Some(name) = key {
                 let peek = json.peek()?;
@@ -144,17 +164,20 @@ fn text_shape(text: &str) -> Shape {
     }
 }
 
-fn merge_fields(into: &mut Fields, fields: Fields) {
-    for (name, found) in fields {
-        merge_field(into, name, found);
+fn merge_fields(into: &mut Fields, mut fields: Fields) {
+    for name in fields.order {
+        if let Some(found) = fields.shapes.remove(&name) {
+            merge_field(into, name, found);
+        }
     }
 }
 
 fn merge_field(into: &mut Fields, name: String, found: Shape) {
-    match into.get_mut(&name) {
+    match into.shapes.get_mut(&name) {
         Some(known) => *known = merge(std::mem::replace(known, Shape::Null), found),
         None => {
-            into.insert(name, found);
+            into.order.push(name.clone());
+            into.shapes.insert(name, found);
         }
     }
 }
@@ -174,7 +197,7 @@ fn merge(a: Shape, b: Shape) -> Shape {
         (List(a), List(b)) => List(Box::new(merge(*a, *b))),
         (Object(mut a), Object(b)) => {
             merge_fields(&mut a, b);
-            if a.len() > MOST_FIELDS {
+            if a.shapes.len() > MOST_FIELDS {
                 Any
             } else {
                 Object(a)
@@ -187,11 +210,9 @@ fn merge(a: Shape, b: Shape) -> Shape {
 }
 
 fn columns_of(fields: &Fields, depth: usize) -> Vec<Column> {
-    let names = name::normalize_all(fields.keys().map(String::as_str));
     fields
-        .values()
-        .zip(names)
-        .filter_map(|(shape, name)| column(shape, depth).map(|c| Column { name, ..c }))
+        .named()
+        .filter_map(|(name, shape)| column(shape, depth).map(|c| Column { name, ..c }))
         .collect()
 }
 
@@ -230,10 +251,7 @@ fn column(shape: &Shape, depth: usize) -> Option<Column> {
 
 /// Whether two keys would need the same column name, so that only JSON keeps both.
 fn collides(fields: &Fields) -> bool {
-    let mut seen = std::collections::HashSet::new();
-    !fields
-        .keys()
-        .all(|k| seen.insert(name::normalize(k).to_ascii_lowercase()))
+    fields.named().count() < fields.order.len()
 }
 
 #[cfg(test)]
@@ -273,18 +291,18 @@ mod tests {
         assert_eq!(
             types(&schema),
             [
-                "big BIGNUMERIC",
-                "d DATE",
-                "dt DATE",
-                "f FLOAT64",
                 "i INT64",
+                "f FLOAT64",
+                "big BIGNUMERIC",
+                "s STRING",
+                "d DATE",
+                "t TIMESTAMP",
+                "o RECORD",
                 "l STRING[]",
                 "ll JSON",
                 "m STRING",
                 "mixed JSON",
-                "o RECORD",
-                "s STRING",
-                "t TIMESTAMP",
+                "dt DATE",
                 "_extra JSON"
             ]
         );
