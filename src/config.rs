@@ -23,26 +23,8 @@ pub const LOG: &str = "DRAWOFF_LOG";
 pub const LOG_FORMAT: &str = "DRAWOFF_LOG_FORMAT";
 /// Not empty: no colours on a terminal.
 pub const NO_COLOR: &str = "NO_COLOR";
-/// `host:port` or URL of a BigQuery emulator's REST face; then no credentials are used for it.
-pub const BIGQUERY_EMULATOR_HOST: &str = "BIGQUERY_EMULATOR_HOST";
-/// `host:port` of a BigQuery emulator's Storage API over gRPC, in plain h2c.
-pub const BIGQUERY_STORAGE_GRPC_ENDPOINT: &str = "BIGQUERY_STORAGE_GRPC_ENDPOINT";
-/// `host:port` or URL of a Secret Manager stand-in.
-pub const SECRET_MANAGER_EMULATOR_HOST: &str = "SECRET_MANAGER_EMULATOR_HOST";
-/// `host:port` of Google's metadata server.
-pub const GCE_METADATA_HOST: &str = "GCE_METADATA_HOST";
-/// Port to serve on, as Cloud Run gives it.
-pub const PORT: &str = "PORT";
 /// Name of the Cloud Run job that runs this process.
 pub const CLOUD_RUN_JOB: &str = "CLOUD_RUN_JOB";
-/// Execution of the Cloud Run job, the same in all its tasks.
-pub const CLOUD_RUN_EXECUTION: &str = "CLOUD_RUN_EXECUTION";
-/// Which task of a Cloud Run job this is, from 0.
-pub const CLOUD_RUN_TASK_INDEX: &str = "CLOUD_RUN_TASK_INDEX";
-/// How many tasks the Cloud Run job has.
-pub const CLOUD_RUN_TASK_COUNT: &str = "CLOUD_RUN_TASK_COUNT";
-/// Which task of an indexed Kubernetes job this is, from 0.
-pub const JOB_COMPLETION_INDEX: &str = "JOB_COMPLETION_INDEX";
 /// Name of the Cloud Run service that this process serves.
 pub const K_SERVICE: &str = "K_SERVICE";
 

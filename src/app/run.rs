@@ -267,6 +267,12 @@ impl Run<'_> {
                 "`--since` and `--until` do not apply: the stream is not incremental"
             );
         }
+        if until.is_some() && !bounded_above(stream) {
+            tracing::warn!(
+                stream = stream.name,
+                "`--until` has no effect: the connector gives the API no upper bound (`until_param`)"
+            );
+        }
         let (key, saved, backfill) = self.checkpoint(stream, since.as_ref(), until.as_ref(), kind);
         let published = saved
             .as_ref()
@@ -360,6 +366,24 @@ impl Run<'_> {
             .await?;
         Ok(sample.schema(existing.as_ref()))
     }
+}
+
+/// Whether a stream's requests name an upper bound.
+fn bounded_above(stream: &Stream) -> bool {
+    let request = &stream.request;
+    let templates = request
+        .params
+        .iter()
+        .chain(&request.headers)
+        .map(|(_, t)| t);
+    stream
+        .incremental
+        .as_ref()
+        .is_some_and(|i| i.until_param.is_some())
+        || templates
+            .chain(&request.body)
+            .chain([&request.path])
+            .any(|t| t.names().iter().any(|n| n == "until"))
 }
 
 /// The cursor of a checkpoint as the summary shows it: of many partitions, the newest.

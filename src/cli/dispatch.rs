@@ -15,6 +15,7 @@ use super::run::RunArgs;
 use super::style::Paint;
 use super::{check, connectors, lint, preview, report, schema, summary};
 use crate::app::{App, RunOptions};
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::Environment;
 use crate::connector::Connector;
 use crate::connector::load::lint_file;
@@ -27,7 +28,7 @@ use crate::yaml::finding::Severity;
 
 /// Widest line of a table.
 const WIDTH: usize = 100;
-/// A second Ctrl-C, or this long after the first, ends the process whatever it does.
+/// A second signal, or this long after the first, ends the process whatever it does.
 const PATIENCE: Duration = Duration::from_millis(7_500);
 
 /// Runs the command that the process's arguments name.
@@ -156,7 +157,7 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
     };
     let observer = Arc::new(Observer::default());
     let cancel = CancellationToken::new();
-    let watch = tokio::spawn(stop_on_signal(cancel.clone()));
+    let watch = tokio::spawn(stop_when_asked(cancel.clone(), args.deadline));
     let shows = around.terminal && !global.quiet;
     let progress = shows.then(|| Progress::start(observer.clone(), Paint::new(around.colour)));
     let outcome = app.run(&options, cancel, observer).await;
@@ -167,14 +168,27 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
     Ok(report.exit_code())
 }
 
-/// Asks the run to stop at the first SIGINT or SIGTERM. A second one, or a run that does not come to
-/// its end in time, ends the process: what is not published by then is read again by the next run.
-async fn stop_on_signal(cancel: CancellationToken) {
+/// Asks the run to stop at its deadline, or at the first SIGINT or SIGTERM. A second one, or a run
+/// that does not come to its end in time, ends the process: what is not published by then is read
+/// again by the next run.
+async fn stop_when_asked(cancel: CancellationToken, deadline: Option<Duration>) {
     let Ok(mut signals) = signals() else { return };
-    signals.recv().await;
-    tracing::warn!("asked to stop: finishing the page at hand");
+    let clock = SystemClock;
+    let late = async {
+        match deadline {
+            Some(deadline) => clock.sleep(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = signals.recv() => tracing::warn!("asked to stop: finishing the page at hand"),
+        () = late => tracing::warn!("the deadline has come: finishing the page at hand"),
+    }
     cancel.cancel();
-    let _ = tokio::time::timeout(PATIENCE, signals.recv()).await;
+    tokio::select! {
+        () = signals.recv() => {}
+        () = clock.sleep(PATIENCE) => {}
+    }
     tracing::warn!("stopped before the end; the next run goes on from what is published");
     std::process::exit(75);
 }

@@ -182,6 +182,10 @@ fn parse_schemas(file: &File) -> (Schemas, Vec<(String, Error)>) {
     let mut schemas = Schemas::new();
     let mut problems = Vec::new();
     for (stream, (label, text)) in &file.schemas {
+        // `drawoff schema --infer > FILE` finds the file that the shell has just emptied for it.
+        if text.trim().is_empty() {
+            continue;
+        }
         match TableSchema::from_json(text, label) {
             Ok(schema) => {
                 schemas.insert(stream.clone(), (label.clone(), schema));

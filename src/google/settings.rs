@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::Endpoint;
+pub use crate::config::GOOGLE_CLOUD_PROJECT;
 use crate::error::{Error, Result};
 
 /// BigQuery's REST surface elsewhere: `http://host:port` or `host:port`.
@@ -19,8 +20,6 @@ pub const GCE_METADATA_HOST: &str = "GCE_METADATA_HOST";
 pub const NO_GCE_CHECK: &str = "NO_GCE_CHECK";
 /// File with credentials; empty counts as unset.
 pub const GOOGLE_APPLICATION_CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
-/// Project where none is named.
-pub const GOOGLE_CLOUD_PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
 /// The older name of [`GOOGLE_CLOUD_PROJECT`].
 pub const GCLOUD_PROJECT: &str = "GCLOUD_PROJECT";
 /// Project that pays for calls made with a person's credentials.

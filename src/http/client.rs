@@ -26,6 +26,8 @@ use crate::telemetry::{Meter, redact};
 
 /// Redirects followed for one request.
 const MOST_REDIRECTS: u32 = 5;
+/// How long after the deadline an answer is waited for.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 /// How a source's requests are sent. Values, so that tests and messages can read them.
 #[derive(Clone)]
@@ -290,7 +292,9 @@ impl HttpClient {
             .ok_or_else(|| Error::new(ErrorKind::Bug, "an allowed origin has no client"))?;
         let mut timeout = self.options.timeout;
         if let Some(deadline) = context.deadline {
-            timeout = timeout.min(deadline.saturating_duration_since(self.options.clock.instant()));
+            // The page on the wire at the deadline may still come in.
+            let left = deadline.saturating_duration_since(self.options.clock.instant());
+            timeout = timeout.min(left + LAST_ANSWER);
         }
         let mut wire = reqwest::Request::new(signed.method.clone(), signed.url.clone());
         *wire.headers_mut() = signed.headers.clone();

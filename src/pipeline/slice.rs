@@ -192,7 +192,7 @@ impl SliceWriter {
 
     /// Rows and rejects since the last publish.
     pub fn pending(&self) -> u64 {
-        self.staged + self.kept_rejects + self.decoder.len() as u64
+        self.staged + self.kept_rejects + (self.decoder.len() + self.decoder.rejected()) as u64
     }
 
     /// Seconds since the first batch after the last publish.

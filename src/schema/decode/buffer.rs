@@ -26,8 +26,17 @@ use crate::schema::{Column, ColumnType, Mode};
 pub(super) struct Buffer {
     kind: ColumnType,
     mode: Mode,
+    limits: Limits,
     values: Values,
     nulls: NullBufferBuilder,
+}
+
+/// What a parameterized type allows: `STRING(5)`, `NUMERIC(10, 2)`.
+#[derive(Clone, Copy, Default)]
+struct Limits {
+    max_length: Option<usize>,
+    precision: Option<u32>,
+    scale: Option<u32>,
 }
 
 enum Values {
@@ -63,10 +72,68 @@ impl Text {
         self.end();
     }
 
+    fn last(&self) -> &[u8] {
+        let from = self
+            .offsets
+            .len()
+            .checked_sub(2)
+            .and_then(|i| usize::try_from(self.offsets[i]).ok());
+        &self.data[from.unwrap_or(0)..]
+    }
+
     /// Ends the cell with what has been added to `data` since the last one.
     fn end(&mut self) {
         self.offsets
             .push(i32::try_from(self.data.len()).unwrap_or(i32::MAX));
+    }
+}
+
+impl Limits {
+    /// Whether the last value is within them.
+    fn check(self, values: &Values, kind: ColumnType) -> Result<(), Reason> {
+        match values {
+            Values::Text(v) => {
+                let Some(most) = self.max_length else {
+                    return Ok(());
+                };
+                let last = v.last();
+                // STRING counts characters, BYTES octets. Fewer octets are fewer characters too.
+                let fits = last.len() <= most
+                    || kind == ColumnType::String
+                        && std::str::from_utf8(last).is_ok_and(|t| t.chars().count() <= most);
+                if fits {
+                    Ok(())
+                } else {
+                    Err("the text is longer than the column's `maxLength`")
+                }
+            }
+            Values::Numeric(v) if self.precision.is_some() => {
+                let scale = self.scale.unwrap_or(0);
+                let whole = self.precision.unwrap_or(29).saturating_sub(scale);
+                let last = v.last().copied().unwrap_or(0).unsigned_abs();
+                if last % 10u128.pow(9u32.saturating_sub(scale)) != 0 {
+                    return Err(
+                        "the number has more digits after the point than the column's `scale`",
+                    );
+                }
+                if last >= 10u128.pow((whole + 9).min(38)) {
+                    return Err("the number has more digits than the column's `precision`");
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Values {
+    /// Drops the cells after the first `cells`, of the types whose last cell may be refused.
+    fn truncate(&mut self, cells: usize) {
+        match self {
+            Self::Numeric(v) => v.truncate(cells),
+            Self::Text(v) => v.offsets.truncate(cells + 1),
+            _ => {}
+        }
     }
 }
 
@@ -98,9 +165,15 @@ impl Buffer {
                 }
             }
         };
+        let limits = Limits {
+            max_length: column.max_length.map(|n| n.0 as usize),
+            precision: column.precision.map(|n| n.0),
+            scale: column.scale.map(|n| n.0),
+        };
         Self {
             kind: column.kind,
             mode: column.mode,
+            limits,
             values,
             nulls: NullBufferBuilder::new(0),
         }
@@ -193,6 +266,7 @@ impl Buffer {
                 None
             }
             Err(reason) => {
+                self.values.truncate(self.nulls.len());
                 self.push_missing();
                 Some(Problem::new(reason))
             }
@@ -210,12 +284,15 @@ impl Buffer {
             return (self.mode == Mode::Required)
                 .then(|| Problem::new("a required value is empty"));
         }
-        let kind = self.kind;
-        self.put(|values| push_text(values, kind, text))
+        let (kind, limits) = (self.kind, self.limits);
+        self.put(|values| {
+            push_text(values, kind, text)?;
+            limits.check(values, kind)
+        })
     }
 
     fn put_number(&mut self, raw: &[u8]) -> Option<Box<Problem>> {
-        let kind = self.kind;
+        let (kind, limits) = (self.kind, self.limits);
         self.put(|values| {
             let text = || std::str::from_utf8(raw).map_err(|_| "the text is not valid UTF-8");
             match values {
@@ -234,7 +311,7 @@ impl Buffer {
                 Values::Text(v) if kind == ColumnType::String => v.push(raw),
                 _ => return Err("the value is a number"),
             }
-            Ok(())
+            limits.check(values, kind)
         })
     }
 

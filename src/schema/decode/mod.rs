@@ -220,9 +220,14 @@ impl Decoder {
         self.kept
     }
 
-    /// Whether the next batch would be empty.
+    /// Whether there is neither a row nor a reject to take.
     pub fn is_empty(&self) -> bool {
-        self.kept == 0
+        self.kept == 0 && self.rejects.is_empty()
+    }
+
+    /// Rejects that [`Self::take_rejects`] would give.
+    pub fn rejected(&self) -> usize {
+        self.rejects.len()
     }
 
     /// Bytes of JSON since the last batch, rejects included: about what is held in memory.

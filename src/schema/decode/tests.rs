@@ -139,6 +139,25 @@ fn records_not_above_the_floor_are_left_out() {
 }
 
 #[test]
+fn parameterized_types_hold_no_more_than_they_say() {
+    let mut d = Decoder::new(&schema(
+        r#"[{"name": "s", "type": "STRING", "maxLength": "3"}, {"name": "n", "type": "NUMERIC", "precision": 5, "scale": 2}]"#,
+    ));
+    decode(
+        &mut d,
+        r#"[{"s": "äöü", "n": 123.45}, {"s": "abcd"}, {"n": 1000.5}, {"n": 0.125}, {"s": 1234}, {"s": "x", "n": -1}]"#,
+    );
+    let reasons: Vec<_> = d.take_rejects().into_iter().map(|r| r.reason).collect();
+    assert_eq!(reasons.len(), 4, "{reasons:?}");
+    let batch = d.take().unwrap().unwrap();
+    assert_eq!(batch["s"].as_string::<i32>().value(1), "x");
+    assert_eq!(
+        batch["n"].as_primitive::<Decimal128Type>().values(),
+        &[123_450_000_000, -1_000_000_000]
+    );
+}
+
+#[test]
 fn reject_keeps_the_text_as_received() {
     let mut d = Decoder::new(&schema(r#"[{"name": "id", "type": "INT64"}]"#));
     decode(&mut d, r#"[ {"id":  "x", "n": 1.10} ]"#);
