@@ -1,7 +1,6 @@
 //! What stands on standard output after a run: a table with a line for each stream, then what
 //! somebody should look at, and one thing to try next.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::report;
@@ -157,17 +156,10 @@ fn traffic(run: &RunReport) -> String {
     facts.join(", ")
 }
 
-/// What somebody should look at; the same about several streams is said once.
+/// What somebody should look at.
 fn warnings(run: &RunReport, paint: Paint) -> String {
     let mut said: Vec<(String, Option<String>)> = Vec::new();
-    let mut unknown: BTreeMap<&[String], Vec<&str>> = BTreeMap::new();
     for s in &run.streams {
-        if !s.unknown_fields.is_empty() {
-            unknown
-                .entry(&s.unknown_fields)
-                .or_default()
-                .push(s.stream.as_str());
-        }
         let rejects = format!("{}__rejects", s.table);
         let look = || {
             let sql = format!("SELECT reason, path, count(*) FROM {rejects} GROUP BY 1, 2");
@@ -204,24 +196,33 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
             _ => {}
         }
     }
-    for (fields, streams) in unknown {
-        let quoted = |names: Vec<&str>| format!("`{}`", names.join("`, `"));
-        said.push((
-            format!(
-                "{} {}: no column for {}",
-                if streams.len() == 1 { "stream" } else { "streams" },
-                quoted(streams),
-                quoted(fields.iter().map(String::as_str).collect())
-            ),
-            Some("add columns to the table's schema to keep them; `drawoff schema --infer` proposes some".to_owned()),
-        ));
-    }
+    // Schemas that leave fields out on purpose are common: all that is said of it is one line.
+    let partial: Vec<String> = run
+        .streams
+        .iter()
+        .filter_map(|s| {
+            let first = s.unknown_fields.first()?;
+            let more = match s.unknown_fields.len() {
+                1 => String::new(),
+                n => format!(" and {} more", n - 1),
+            };
+            Some(format!("`{}` (`{first}`{more})", s.stream))
+        })
+        .collect();
     let mut text = String::new();
     for (message, hint) in said {
         let _ = writeln!(text, "{}: {message}", paint.warn("warning"));
         if let Some(hint) = hint {
             let _ = writeln!(text, "  {}: {hint}", paint.hint("hint"));
         }
+    }
+    if !partial.is_empty() {
+        let _ = writeln!(
+            text,
+            "{}: fields without a column are left out of {}; `drawoff schema --infer` proposes columns",
+            paint.dim("note"),
+            partial.join(", ")
+        );
     }
     for s in &run.streams {
         if let Outcome::Failed(error) = &s.outcome {

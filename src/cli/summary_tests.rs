@@ -117,8 +117,7 @@ fn what_went_wrong_is_said_with_where_to_look() {
 warning: stream `companies`: 2 records did not fit the table, kept in `companies__rejects`
   hint: see why: sqlite3 -box drawoff.db "SELECT reason, path, count(*) FROM companies__rejects GROUP BY 1, 2"
 warning: stream `notes` was stopped; the next run goes on from there
-warning: streams `companies`, `tickets`: no column for `fax`, `telex`
-  hint: add columns to the table's schema to keep them; `drawoff schema --infer` proposes some
+note: fields without a column are left out of `companies` (`fax` and 1 more), `tickets` (`fax` and 1 more); `drawoff schema --infer` proposes columns
 error: GET https://api.example/tickets answered 401
 hint: check secret `token`
 
