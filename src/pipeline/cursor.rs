@@ -77,6 +77,16 @@ impl Cursor {
         }
     }
 
+    /// The next lower value: an API whose lower bound leaves its own value out still gives all that
+    /// share it. `None` for text, which has none.
+    pub fn just_below(&self) -> Option<Self> {
+        match self {
+            Self::Time(_) => Some(self.minus(Duration::from_micros(1))),
+            Self::Number(n) => Some(Self::Number(n.saturating_sub(1))),
+            Self::Text(_) => None,
+        }
+    }
+
     /// As a request's parameter. Times finer than the format are cut, so that a lower bound never
     /// skips anything.
     pub fn format(&self, format: &TimeFormat) -> String {
@@ -148,6 +158,11 @@ impl CursorColumn {
         })
     }
 
+    /// Whether the records that a decoder read since `position` come in ascending order.
+    pub fn is_ascending(&self, decoder: &Decoder, position: usize) -> bool {
+        decoder.is_ascending(&self.path, position)
+    }
+
     /// Makes a decoder leave out records that are not above `floor`.
     pub fn set_floor(&self, decoder: &mut Decoder, floor: Option<&Cursor>) {
         let bits = floor.and_then(|floor| match floor {
@@ -210,5 +225,9 @@ mod tests {
             Cursor::parse(CursorKind::Time, "2026-01-02T02:04:05Z")
         );
         assert_eq!(Cursor::parse(CursorKind::Number, "x"), None);
+        assert_eq!(
+            t.just_below().unwrap().to_string(),
+            "2026-01-02T02:04:05.123455Z"
+        );
     }
 }

@@ -120,17 +120,29 @@ impl SliceWriter {
         }
     }
 
-    /// Decodes a page, and stages what fills a batch.
+    fn unsorted(&self) -> Error {
+        Error::new(
+            ErrorKind::Decode,
+            format!("the records of stream `{}` do not come in ascending order of its cursor", self.key.stream),
+        )
+        .hint("the connector says `sorted: true`: have the API sort by the cursor, oldest first (often a parameter such as `sort`), or leave `sorted` out")
+    }
+
+    /// Decodes a page, and stages what fills a batch. `sorted`: its records must come in ascending
+    /// order of the cursor.
     ///
     /// # Errors
-    /// A page that is not what the layout says; staging that failed.
-    pub async fn page(&mut self, layout: &Layout, body: &[u8]) -> Result<Walked> {
+    /// A page that is not what the layout says, or not sorted; staging that failed.
+    pub async fn page(&mut self, layout: &Layout, body: &[u8], sorted: bool) -> Result<Walked> {
         self.decoder
             .set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
         let position = self.decoder.position();
         let walked = layout.walk(body, &mut self.decoder)?;
         if let Some(column) = &self.cursor {
             let found = column.highest(&self.decoder, position);
+            if sorted && !column.is_ascending(&self.decoder, position) {
+                return Err(self.unsorted());
+            }
             self.highest = self.highest.take().max(found);
         }
         Meter::add(&self.meter.records, walked.records);
@@ -152,7 +164,6 @@ impl SliceWriter {
             self.send(BatchKind::Rows, batch).await?;
         }
         if !found.is_empty() {
-            Meter::add(&self.meter.rejected, found.len() as u64);
             self.kept_rejects += found.len() as u64;
             let batch = rejects::batch(&found, &self.key.stream, &self.run_id, self.clock.now())?;
             self.send(BatchKind::Rejects, batch).await?;
@@ -239,7 +250,8 @@ impl SliceWriter {
         let published = slice.publish(&update).await?;
         self.version += 1;
         let staged = std::mem::take(&mut self.staged);
-        self.kept_rejects = 0;
+        let rejected = std::mem::take(&mut self.kept_rejects);
+        Meter::add(&self.meter.rejected, rejected);
         Meter::add(&self.meter.published, published.rows);
         Meter::add(&self.meter.deduplicated, published.deduplicated);
         if published.rows + published.deduplicated != staged {
@@ -258,8 +270,11 @@ impl SliceWriter {
         Ok(())
     }
 
-    /// Throws away what is staged and not published.
+    /// Throws away what is read and not published.
     pub async fn abandon(&mut self) {
+        // Only a bug could fail here, and the rows are thrown away in any case.
+        let _ = self.decoder.take();
+        self.decoder.take_rejects();
         self.staged = 0;
         self.kept_rejects = 0;
         if let Some(open) = self.open.take()

@@ -29,6 +29,8 @@ use crate::state::{Checkpoint, Pass};
 const SLICE_ROWS: u64 = 250_000;
 /// …or is this many seconds old.
 const SLICE_SECONDS: u64 = 300;
+/// How often a listing is read, when records go away while it is, before it is taken as it is.
+const MOST_READINGS: u32 = 3;
 /// Time for the publish of a run that was stopped: Cloud Run kills ten seconds after SIGTERM.
 const LAST_PUBLISH: Duration = Duration::from_secs(5);
 
@@ -243,12 +245,13 @@ impl StreamRun {
         let sorted = self.incremental().is_some_and(|i| i.sorted);
         let by_value = sorted && self.pages_by_value();
         let mut from = span.clone();
-        let mut highest = None;
+        let mut highest: Option<Cursor> = None;
+        let mut readings = 1;
         'listing: loop {
             let scope = self.scope(None, &from);
             let mut pages = Pages::new(&endpoint, scope.clone());
             while let Some(page) = pages.next().await? {
-                let walked = self.writer.page(&layout, &page.body).await?;
+                let walked = self.writer.page(&layout, &page.body, sorted).await?;
                 pages.turn(&page, &walked)?;
                 highest = self.writer.take_highest().max(highest);
                 if sorted {
@@ -261,8 +264,9 @@ impl StreamRun {
                 // Records that change while they are read leave their place, and those behind them
                 // move up: the next page is asked for by value, so that none slips through.
                 if by_value && !pages.at_end() {
+                    let reached = highest.as_ref().and_then(Cursor::just_below);
                     let next = Bounds {
-                        since: highest.clone().max(from.since.clone()),
+                        since: reached.max(from.since.clone()),
                         ..from.clone()
                     };
                     if self.scope(None, &next).since != scope.since {
@@ -270,6 +274,23 @@ impl StreamRun {
                         continue 'listing;
                     }
                 }
+            }
+            if pages.may_have_slipped() && !by_value {
+                let stream = self.stream().name.as_str();
+                if readings < MOST_READINGS && self.published == self.checkpoint {
+                    tracing::warn!(
+                        stream,
+                        "records went away while pages were counted: reading again"
+                    );
+                    readings += 1;
+                    highest = None;
+                    self.writer.abandon().await;
+                    continue 'listing;
+                }
+                tracing::warn!(
+                    stream,
+                    "records went away while pages were counted: some may be missing"
+                );
             }
             if let (read, Some(announced)) = pages.counts()
                 && read < announced
@@ -464,7 +485,7 @@ impl StreamRun {
                 None => Pages::new(endpoint, self.scope(Some(partition), span)),
             };
             while let Some(page) = pages.next().await? {
-                let walked = self.writer.page(layout, &page.body).await?;
+                let walked = self.writer.page(layout, &page.body, false).await?;
                 pages.turn(&page, &walked)?;
                 self.stop_if_asked(endpoint)?;
             }

@@ -120,6 +120,11 @@ impl<'a> Pages<'a> {
         Ok(())
     }
 
+    /// Whether records may have slipped through; see [`Pager::may_have_slipped`].
+    pub fn may_have_slipped(&self) -> bool {
+        self.pager.may_have_slipped()
+    }
+
     /// Records so far, and how many the API announced.
     pub fn counts(&self) -> (u64, Option<u64>) {
         (self.pager.records(), self.pager.announced())

@@ -402,6 +402,21 @@ impl Buffer {
         }
     }
 
+    /// Whether the values of the cells in `cells` come in ascending order, nulls aside.
+    pub(super) fn is_ascending(&self, path: &[String], cells: &[usize]) -> bool {
+        let valid = || cells.iter().copied().filter(|i| self.nulls.is_valid(*i));
+        match &self.values {
+            Values::Record(object, _) => object.is_ascending(path, cells),
+            Values::Int64(v) | Values::Micros(v) => valid().map(|i| v[i]).is_sorted(),
+            Values::Days(v) => valid().map(|i| v[i]).is_sorted(),
+            Values::Text(v) => {
+                let at = |i: usize| usize::try_from(v.offsets[i]).unwrap_or(0);
+                valid().map(|i| &v.data[at(i)..at(i + 1)]).is_sorted()
+            }
+            _ => true,
+        }
+    }
+
     /// Puts `text` in place of the last cell, a null of a text column.
     pub(super) fn replace_last(&mut self, text: &str) {
         if let Values::Text(v) = &mut self.values {

@@ -246,6 +246,13 @@ impl Decoder {
         self.root.highest(path, position)
     }
 
+    /// Whether the column at `path` ascends over the records since `position` that fit, nulls aside.
+    pub fn is_ascending(&self, path: &[String], position: usize) -> bool {
+        let fits = |i: &usize| self.keep.as_ref().is_none_or(|keep| keep.get_bit(*i));
+        let rows: Vec<usize> = (position..self.rows).filter(fits).collect();
+        self.root.is_ascending(path, &rows)
+    }
+
     /// Takes the rows so far, `None` when there are none.
     ///
     /// # Errors

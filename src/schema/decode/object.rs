@@ -246,6 +246,18 @@ impl Object {
         self.columns[i].highest(rest, from)
     }
 
+    /// See [`Buffer::is_ascending`]; `path` begins at this object's fields.
+    pub(super) fn is_ascending(&self, path: &[String], cells: &[usize]) -> bool {
+        let Some((first, rest)) = path.split_first() else {
+            return true;
+        };
+        let column = self
+            .names
+            .iter()
+            .position(|n| n.eq_ignore_ascii_case(first));
+        column.is_none_or(|i| self.columns[i].is_ascending(rest, cells))
+    }
+
     pub(super) fn finish(&mut self, fields: &Fields) -> Vec<ArrayRef> {
         self.rows = 0;
         self.columns

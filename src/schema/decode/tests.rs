@@ -119,6 +119,13 @@ fn highest_since_a_position() {
     assert_eq!(d.highest(&path("name"), 2), None);
     assert_eq!(d.highest(&path("buyer.age"), 0), Some(Highest::Number(5)));
     assert_eq!(d.highest(&path("at"), 0), None);
+    assert!(!d.is_ascending(&path("id"), 0) && d.is_ascending(&path("id"), 1));
+    assert!(!d.is_ascending(&path("name"), 0) && d.is_ascending(&path("name"), 1));
+    decode(&mut d, r#"[{"id": "x"}, {"id": 3}]"#);
+    assert!(
+        d.is_ascending(&path("id"), 1),
+        "a record that does not fit has no say"
+    );
 }
 
 #[test]

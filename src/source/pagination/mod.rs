@@ -148,6 +148,7 @@ pub struct Pager<'a> {
     seen: HashSet<u64>,
     last_fingerprint: Option<u64>,
     totals: Option<u64>,
+    shrank: bool,
 }
 
 impl<'a> Pager<'a> {
@@ -163,6 +164,7 @@ impl<'a> Pager<'a> {
             seen: HashSet::new(),
             last_fingerprint: None,
             totals: None,
+            shrank: false,
         }
     }
 
@@ -179,6 +181,12 @@ impl<'a> Pager<'a> {
     /// The number of records that the API announced, where it did.
     pub fn announced(&self) -> Option<u64> {
         self.totals
+    }
+
+    /// Whether records went away while the listing was read. Where pages are counted, those behind
+    /// them moved up, and some may have slipped from a page not yet read to one already read.
+    pub fn may_have_slipped(&self) -> bool {
+        self.shrank && matches!(self.rules.step, Step::Page { .. } | Step::Offset { .. })
     }
 
     /// Tokens of the pages that can be asked for ahead, now that the first page is known. Empty
@@ -207,6 +215,7 @@ impl<'a> Pager<'a> {
             self.page_size = count;
         }
         if let Some(total) = facts.number(self.rules.total.as_ref()) {
+            self.shrank |= self.totals.is_some_and(|before| total < before);
             self.totals = Some(total);
         }
         if let Some(limit) = self.rules.max_records
