@@ -37,7 +37,7 @@ pub struct SliceWriter {
     batch_bytes: usize,
     open: Option<Open>,
     /// Slices opened so far.
-    opened: u32,
+    slices: u32,
     /// Highest cursor in the records read since [`Self::take_highest`].
     highest: Option<Cursor>,
     staged: u64,
@@ -95,7 +95,7 @@ impl SliceWriter {
             cursor: context.cursor,
             batch_bytes: BATCH_BYTES.min(share.max(64 << 10)),
             open: None,
-            opened: 0,
+            slices: 0,
             highest: None,
             staged: 0,
             kept_rejects: 0,
@@ -177,28 +177,31 @@ impl SliceWriter {
     }
 
     async fn send(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {
-        if self.open.is_none() {
-            self.opened += 1;
-            let name = format!("{:04}", self.opened);
-            let slice = self
-                .destination
-                .open(&self.table, &self.run_id, &name)
-                .await?;
-            self.open = Some(Open {
-                stager: Stager::start(slice, self.budget.clone()),
-                since: self.clock.instant(),
-            });
-        }
-        let Some(open) = &self.open else {
-            return Ok(());
-        };
+        let open = self.opened().await?;
         match open.stager.send(kind, batch).await {
-            Ok(()) => Ok(()),
-            Err(stopped) => match self.open.take() {
-                Some(open) => Err(open.stager.finish().await.err().unwrap_or(stopped)),
-                None => Err(stopped),
-            },
+            Ok(()) => {
+                self.open = Some(open);
+                Ok(())
+            }
+            Err(stopped) => Err(open.stager.finish().await.err().unwrap_or(stopped)),
         }
+    }
+
+    /// Takes the open slice, a new one where there is none.
+    async fn opened(&mut self) -> Result<Open> {
+        if let Some(open) = self.open.take() {
+            return Ok(open);
+        }
+        self.slices += 1;
+        let name = format!("{:04}", self.slices);
+        let slice = self
+            .destination
+            .open(&self.table, &self.run_id, &name)
+            .await?;
+        Ok(Open {
+            stager: Stager::start(slice, self.budget.clone()),
+            since: self.clock.instant(),
+        })
     }
 
     /// Rows and rejects since the last publish.
@@ -225,21 +228,7 @@ impl SliceWriter {
     /// as duplicates are not the rows that were staged.
     pub async fn publish(&mut self, checkpoint: Checkpoint) -> Result<()> {
         self.flush().await?;
-        if self.open.is_none() {
-            self.opened += 1;
-            let name = format!("{:04}", self.opened);
-            let slice = self
-                .destination
-                .open(&self.table, &self.run_id, &name)
-                .await?;
-            self.open = Some(Open {
-                stager: Stager::start(slice, self.budget.clone()),
-                since: self.clock.instant(),
-            });
-        }
-        let Some(open) = self.open.take() else {
-            return Ok(());
-        };
+        let open = self.opened().await?;
         let slice = open.stager.finish().await?;
         let update = CheckpointUpdate {
             key: self.key.clone(),
