@@ -304,6 +304,7 @@ impl Run<'_> {
             cursor: kind,
             since,
             until,
+            slice_rows: self.app.settings.slice_rows,
             started: self.started,
             full_refresh: self.options.full_refresh,
             backfill,

@@ -25,9 +25,7 @@ use crate::source::parents::Partition;
 use crate::source::records::Layout;
 use crate::state::{Checkpoint, Pass};
 
-/// A slice is published at the next point where it can be once it holds this many rows…
-const SLICE_ROWS: u64 = 250_000;
-/// …or is this many seconds old.
+/// A slice is published at the next point where it can be once it is this many seconds old.
 const SLICE_SECONDS: u64 = 300;
 /// Time for the publish of a run that was stopped: Cloud Run kills ten seconds after SIGTERM.
 const LAST_PUBLISH: Duration = Duration::from_secs(5);
@@ -48,6 +46,8 @@ pub struct StreamRun {
     pub since: Option<Cursor>,
     /// `--until`.
     pub until: Option<Cursor>,
+    /// Rows after which a slice is published at the next point where it can be.
+    pub slice_rows: u64,
     /// When the run started.
     pub started: jiff::Timestamp,
     /// Everything is read and becomes the whole table.
@@ -122,7 +122,7 @@ impl StreamRun {
     /// Whether the slice is full enough to be published at a point where it can be.
     fn is_full(&self) -> bool {
         self.disposition() != Disposition::Replace
-            && (self.writer.pending() >= SLICE_ROWS || self.writer.age() >= SLICE_SECONDS)
+            && (self.writer.pending() >= self.slice_rows || self.writer.age() >= SLICE_SECONDS)
     }
 
     fn wish<'a>(
