@@ -210,7 +210,8 @@ async fn a_dry_run_stores_nothing() {
     shelf.change(|rows| rows.push(item(26, 26)));
     let before = content(sqlite(&bench.path("drawoff.db"), "items"));
     let dry = bench.run(&["--source", "shop", "--dry-run"]).await.exits(0);
-    assert!((1..=2).contains(&rows_of(&dry.stdout, "items")), "{dry}");
+    assert!((1..=3).contains(&rows_of(&dry.stdout, "items")), "{dry}");
+    assert!(dry.stdout.contains("without `--dry-run`"), "{dry}");
     assert_eq!(content(sqlite(&bench.path("drawoff.db"), "items")), before);
     bench.run(&["--source", "shop"]).await.exits(0);
     assert_eq!(

@@ -123,6 +123,7 @@ impl App {
             run_id: run.run_id,
             source: run.source.name,
             destination: run.destination.describe(),
+            dry_run: options.dry_run,
             streams: reports,
             duration: self.clock.instant() - begun,
         })
@@ -289,6 +290,7 @@ impl Run<'_> {
             budget: self.budget.clone(),
             meter: meter.clone(),
             cursor: column,
+            appends: stream.table.disposition == Disposition::Append,
             streams: self.streams,
         })?;
         let mut work = StreamRun {

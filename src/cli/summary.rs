@@ -233,6 +233,9 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
 
 /// A command that shows something of what the run brought.
 fn next(run: &RunReport) -> Option<String> {
+    if run.dry_run {
+        return Some("the same without `--dry-run` stores them".to_owned());
+    }
     let landed = run.streams.iter().filter(|s| s.rows > 0);
     let largest = landed.max_by_key(|s| s.rows)?;
     let table = &largest.table;
