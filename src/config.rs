@@ -17,6 +17,8 @@ pub const GOOGLE_CLOUD_PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
 pub const DESTINATION: &str = "DRAWOFF_DESTINATION";
 /// Most memory for batches in flight: `64MiB`.
 pub const MEMORY: &str = "DRAWOFF_MEMORY";
+/// Rows after which a slice is published as soon as the checkpoint can say what is done: `250000`.
+pub const SLICE_ROWS: &str = "DRAWOFF_SLICE_ROWS";
 /// Filter of log lines, as `tracing` has it: `info`, `drawoff=debug`.
 pub const LOG: &str = "DRAWOFF_LOG";
 /// Form of log lines: `text` or `json`. By default `text` on a terminal, else `json`.

@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::App;
 use super::open::{Call, OpenSource};
 use super::places::{self, Dry, Place};
+use crate::clock::SharedClock;
 use crate::connector::Stream;
 use crate::destination::{Destination, Disposition};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::cursor::{Cursor, CursorKind};
 use crate::pipeline::plan::Wish;
 use crate::pipeline::report::{Observer, Outcome, Phase, RunReport, StreamReport};
@@ -52,9 +54,10 @@ pub struct RunOptions {
 }
 
 /// What the streams of a run share.
-struct Run<'a> {
-    app: &'a App,
-    options: &'a RunOptions,
+struct Run {
+    options: RunOptions,
+    clock: SharedClock,
+    slice_rows: u64,
     source: OpenSource,
     destination: Arc<dyn Destination>,
     saved: HashMap<CheckpointKey, SavedCheckpoint>,
@@ -94,9 +97,10 @@ impl App {
             ))
         })?;
         let at_once = wanted.len().clamp(1, STREAMS_AT_ONCE);
-        let run = Run {
-            app: self,
-            options,
+        let run = Arc::new(Run {
+            options: options.clone(),
+            clock: self.clock.clone(),
+            slice_rows: self.settings.slice_rows,
             destination,
             saved,
             run_id: run_id(started),
@@ -106,7 +110,7 @@ impl App {
             cancel,
             observer,
             source,
-        };
+        });
         let meters: Vec<(Stream, Arc<Meter>)> = wanted
             .into_iter()
             .map(|s| (s, Arc::new(Meter::default())))
@@ -114,16 +118,24 @@ impl App {
         for (stream, meter) in &meters {
             run.observer.set(&stream.name, meter, Phase::Queued);
         }
-        let reports: Vec<StreamReport> = futures::stream::iter(&meters)
-            .map(|(stream, meter)| run.stream(stream, meter))
+        // Each in a task of its own, so that they share the processors.
+        let reports: Vec<StreamReport> = futures::stream::iter(meters)
+            .map(|(stream, meter)| {
+                let run = run.clone();
+                let task = tokio::spawn(async move { run.stream(&stream, &meter).await });
+                AbortOnDropHandle::new(task)
+            })
             .buffered(at_once)
-            .collect()
-            .await;
+            .map(|ended| {
+                ended.map_err(|e| Error::new(ErrorKind::Bug, "a stream's task ended").source(e))
+            })
+            .try_collect()
+            .await?;
         Ok(RunReport {
-            run_id: run.run_id,
-            source: run.source.name,
+            run_id: run.run_id.clone(),
+            source: run.source.name.clone(),
             destination: run.destination.describe(),
-            dry: options.dry_run,
+            dry_run: options.dry_run,
             streams: reports,
             duration: self.clock.instant() - begun,
         })
@@ -168,9 +180,9 @@ fn run_id(started: Timestamp) -> String {
     )
 }
 
-impl Run<'_> {
+impl Run {
     async fn stream(&self, stream: &Stream, meter: &Arc<Meter>) -> StreamReport {
-        let begun = self.app.clock.instant();
+        let begun = self.clock.instant();
         self.observer.set(&stream.name, meter, Phase::Reading);
         let mut cursors = (None, None);
         let outcome = match self.draw(stream, meter, &mut cursors).await {
@@ -189,7 +201,7 @@ impl Run<'_> {
             Phase::Failed
         };
         self.observer.set(&stream.name, meter, phase);
-        let duration = self.app.clock.instant() - begun;
+        let duration = self.clock.instant() - begun;
         let report = StreamReport {
             stream: stream.name.clone(),
             table: stream.table.name.clone(),
@@ -241,7 +253,7 @@ impl Run<'_> {
         cursors: &mut (Option<String>, Option<String>),
     ) -> Result<()> {
         let call = Call {
-            deadline: self.options.deadline.map(|d| self.app.clock.instant() + d),
+            deadline: self.options.deadline.map(|d| self.clock.instant() + d),
             cancel: self.cancel.clone(),
             meter: meter.clone(),
         };
@@ -292,10 +304,11 @@ impl Run<'_> {
             run_id: self.run_id.clone(),
             key,
             version: saved.as_ref().map_or(0, |s| s.version),
-            clock: self.app.clock.clone(),
+            clock: self.clock.clone(),
             budget: self.budget.clone(),
             meter: meter.clone(),
             cursor: column,
+            appends: stream.table.disposition == Disposition::Append,
             streams: self.streams,
         })?;
         let mut work = StreamRun {
@@ -311,6 +324,7 @@ impl Run<'_> {
             cursor: kind,
             since,
             until,
+            slice_rows: self.slice_rows,
             started: self.started,
             full_refresh: self.options.full_refresh,
             backfill,

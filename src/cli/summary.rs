@@ -234,8 +234,8 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
 
 /// A command that shows something of what the run brought.
 fn next(run: &RunReport) -> Option<String> {
-    if run.dry {
-        return Some("nothing was stored; run it without `--dry-run`".to_owned());
+    if run.dry_run {
+        return Some("the same without `--dry-run` stores them".to_owned());
     }
     let landed = run.streams.iter().filter(|s| s.rows > 0);
     let largest = landed.max_by_key(|s| s.rows)?;

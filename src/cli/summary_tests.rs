@@ -34,7 +34,7 @@ fn run() -> RunReport {
         run_id: "01JD5Q".into(),
         source: "demo".into(),
         destination: "sqlite:drawoff.db".into(),
-        dry: false,
+        dry_run: false,
         streams: vec![stream("companies", 120, 90), tickets],
         duration: Duration::from_millis(1_400),
     }

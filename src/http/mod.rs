@@ -27,7 +27,7 @@ use crate::telemetry::Meter;
 
 pub use classify::expect_json;
 pub use client::{HttpClient, HttpOptions};
-pub use origin::Origins;
+pub use origin::{Origins, shown};
 pub use retry::RetryPolicy;
 
 /// A request as the engine wants it sent, before credentials.

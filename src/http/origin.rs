@@ -91,7 +91,7 @@ pub(super) fn origin(url: &Url) -> String {
 }
 
 /// The URL without user info, query and fragment, for messages.
-pub(super) fn shown(url: &Url) -> String {
+pub fn shown(url: &Url) -> String {
     crate::telemetry::redact::scrub(&format!("{}{}", origin(url), url.path()))
 }
 

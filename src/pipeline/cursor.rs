@@ -163,7 +163,7 @@ impl CursorColumn {
         decoder.is_ascending(&self.path, position)
     }
 
-    /// Makes a decoder leave out records that are not above `floor`.
+    /// Makes a decoder leave out records below `floor`.
     pub fn set_floor(&self, decoder: &mut Decoder, floor: Option<&Cursor>) {
         let bits = floor.and_then(|floor| match floor {
             Cursor::Time(t) if self.column == ColumnType::Date => {

@@ -5,6 +5,7 @@ pub mod cursor;
 pub mod partitions;
 pub mod plan;
 pub mod report;
+pub mod seam;
 pub mod slice;
 pub mod stage;
 pub mod stream;

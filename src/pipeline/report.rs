@@ -15,8 +15,8 @@ pub struct RunReport {
     pub source: String,
     /// Destination, as it describes itself.
     pub destination: String,
-    /// Nothing was stored; rows are those that would have been.
-    pub dry: bool,
+    /// Nothing was stored.
+    pub dry_run: bool,
     /// One for each stream of the run, in the order in which they ran.
     pub streams: Vec<StreamReport>,
     /// From start to end.

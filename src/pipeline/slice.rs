@@ -6,6 +6,7 @@ use std::time::Instant;
 use arrow_array::RecordBatch;
 
 use super::cursor::{Cursor, CursorColumn};
+use super::seam::{Seam, Seamed};
 use super::stage::{Budget, Stager};
 use super::table;
 use crate::clock::SharedClock;
@@ -34,6 +35,8 @@ pub struct SliceWriter {
     meter: Arc<Meter>,
     decoder: Decoder,
     cursor: Option<CursorColumn>,
+    /// In streams that append.
+    seam: Option<Seam>,
     batch_bytes: usize,
     open: Option<Open>,
     /// Slices opened so far.
@@ -69,6 +72,8 @@ pub struct SliceContext {
     pub meter: Arc<Meter>,
     /// The cursor's column, when rows have one.
     pub cursor: Option<CursorColumn>,
+    /// Rows are added to those that are there, so none may come twice.
+    pub appends: bool,
     /// Streams that share the budget.
     pub streams: usize,
 }
@@ -92,6 +97,11 @@ impl SliceWriter {
             budget: context.budget,
             meter: context.meter,
             decoder,
+            seam: context
+                .cursor
+                .clone()
+                .filter(|_| context.appends)
+                .map(Seam::new),
             cursor: context.cursor,
             batch_bytes: BATCH_BYTES.min(share.max(64 << 10)),
             open: None,
@@ -112,8 +122,8 @@ impl SliceWriter {
             .try_for_each(|(column, text)| self.decoder.set_constant(column, text))
     }
 
-    /// Leaves out, from here on, records that are not above the cursor that was saved before: where
-    /// rows are only added, reading them again would double them.
+    /// Leaves out, from here on, records below the cursor that was saved before: where rows are only
+    /// added, reading them again would double them. Those at the cursor are the seam's.
     pub fn set_floor(&mut self, saved: Option<&Cursor>) {
         if let (Some(column), Disposition::Append) = (&self.cursor, self.table.disposition) {
             column.set_floor(&mut self.decoder, saved);
@@ -137,7 +147,13 @@ impl SliceWriter {
         self.decoder
             .set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
         let position = self.decoder.position();
-        let walked = layout.walk(body, &mut self.decoder)?;
+        let walked = match &mut self.seam {
+            None => layout.walk(body, &mut self.decoder)?,
+            Some(seam) => {
+                let decoder = &mut self.decoder;
+                layout.walk(body, &mut Seamed { decoder, seam })?
+            }
+        };
         if let Some(column) = &self.cursor {
             let found = column.highest(&self.decoder, position);
             if sorted && !column.is_ascending(&self.decoder, position) {
@@ -214,6 +230,25 @@ impl SliceWriter {
         self.open.as_ref().map_or(0, |o| {
             self.clock.instant().duration_since(o.since).as_secs()
         })
+    }
+
+    /// Goes on behind records of a stream that appends: their cursor, and their marks.
+    pub fn resume_seam(&mut self, at: Option<Cursor>, marks: Vec<String>) {
+        if let Some(seam) = &mut self.seam {
+            seam.resume(at, marks);
+        }
+    }
+
+    /// Is told that a listing begins, which may serve the records at the highest cursor again.
+    pub fn expect_seam(&mut self) {
+        if let Some(seam) = &mut self.seam {
+            seam.expect();
+        }
+    }
+
+    /// Marks of the records at the highest cursor of a stream that appends.
+    pub fn seam(&self) -> Option<Vec<String>> {
+        self.seam.as_ref().map(Seam::marks)
     }
 
     /// The highest cursor in the records read since this was last asked.

@@ -20,14 +20,12 @@ use crate::connector::{CursorField, Incremental, Step, Stream};
 use crate::destination::Disposition;
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Endpoint;
-use crate::source::pages::Pages;
+use crate::source::pages::{Page, Pages};
 use crate::source::parents::Partition;
-use crate::source::records::Layout;
+use crate::source::records::{Layout, Walked};
 use crate::state::{Checkpoint, Pass};
 
-/// A slice is published at the next point where it can be once it holds this many rows…
-const SLICE_ROWS: u64 = 250_000;
-/// …or is this many seconds old.
+/// A slice is published at the next point where it can be once it is this many seconds old.
 const SLICE_SECONDS: u64 = 300;
 /// How often a listing is read, when records go away while it is, before it is taken as it is.
 const MOST_READINGS: u32 = 3;
@@ -50,6 +48,8 @@ pub struct StreamRun {
     pub since: Option<Cursor>,
     /// `--until`.
     pub until: Option<Cursor>,
+    /// Rows after which a slice is published at the next point where it can be.
+    pub slice_rows: u64,
     /// When the run started.
     pub started: jiff::Timestamp,
     /// Everything is read and becomes the whole table.
@@ -124,7 +124,7 @@ impl StreamRun {
     /// Whether the slice is full enough to be published at a point where it can be.
     fn is_full(&self) -> bool {
         self.disposition() != Disposition::Replace
-            && (self.writer.pending() >= SLICE_ROWS || self.writer.age() >= SLICE_SECONDS)
+            && (self.writer.pending() >= self.slice_rows || self.writer.age() >= SLICE_SECONDS)
     }
 
     fn wish<'a>(
@@ -196,6 +196,7 @@ impl StreamRun {
             .cursor
             .as_deref()
             .and_then(|c| self.parse(c));
+        self.resume_seam("", saved.clone());
         let start = self.start(&self.endpoint.scope)?;
         let mut bounds = self.wish(saved.as_ref(), start.as_ref(), &now).bounds();
         if self.backfill {
@@ -211,6 +212,7 @@ impl StreamRun {
                 // All up to the span's end is read, whether or not anything was there.
                 self.advance(span.until.clone());
                 if self.is_full() {
+                    self.save_seam("");
                     self.publish().await?;
                 }
             }
@@ -224,6 +226,35 @@ impl StreamRun {
             .filter(|_| self.since.is_none())
             .and_then(|c| self.parse(&c));
         self.writer.set_floor(saved.as_ref());
+    }
+
+    /// Takes in a page.
+    async fn page(&mut self, layout: &Layout, page: &Page, sorted: bool) -> Result<Walked> {
+        let walked = self.writer.page(layout, &page.body, sorted).await;
+        walked.map_err(|e| match e.kind() {
+            ErrorKind::Decode => e.context(format!(
+                "could not read stream `{}` from `{}`",
+                self.stream().name,
+                page.shown()
+            )),
+            _ => e,
+        })
+    }
+
+    /// Goes on behind the records at a saved cursor.
+    fn resume_seam(&mut self, key: &str, at: Option<Cursor>) {
+        let marks = self.checkpoint.seams.get(key).cloned().unwrap_or_default();
+        self.writer.resume_seam(at, marks);
+    }
+
+    /// Notes in the checkpoint which records are at the highest cursor.
+    fn save_seam(&mut self, key: &str) {
+        match self.writer.seam() {
+            Some(marks) if !marks.is_empty() => {
+                self.checkpoint.seams.insert(key.to_owned(), marks);
+            }
+            _ => {}
+        }
     }
 
     /// Moves the stream's cursor up, never down.
@@ -248,15 +279,17 @@ impl StreamRun {
         let mut highest: Option<Cursor> = None;
         let mut readings = 1;
         'listing: loop {
+            self.writer.expect_seam();
             let scope = self.scope(None, &from);
             let mut pages = Pages::new(&endpoint, scope.clone());
             while let Some(page) = pages.next().await? {
-                let walked = self.writer.page(&layout, &page.body, sorted).await?;
+                let walked = self.page(&layout, &page, sorted).await?;
                 pages.turn(&page, &walked)?;
                 highest = self.writer.take_highest().max(highest);
                 if sorted {
                     self.advance(highest.clone());
                     if self.is_full() {
+                        self.save_seam("");
                         self.publish().await?;
                     }
                 }
@@ -285,6 +318,12 @@ impl StreamRun {
                     readings += 1;
                     highest = None;
                     self.writer.abandon().await;
+                    let saved = self
+                        .checkpoint
+                        .cursor
+                        .as_deref()
+                        .and_then(|c| self.parse(c));
+                    self.resume_seam("", saved);
                     continue 'listing;
                 }
                 tracing::warn!(
@@ -473,10 +512,14 @@ impl StreamRun {
         let track = self
             .incremental()
             .is_some_and(|i| matches!(i.cursor, CursorField::Own(_)));
+        let key = partition.key();
         if track {
             // The cursor is this partition's own.
             self.writer.flush().await?;
             self.writer.take_highest();
+            let saved = self.checkpoint.partitions.get(&key);
+            let saved = saved.and_then(|c| self.parse(c));
+            self.resume_seam(&key, saved);
         }
         let mut first = Some(first);
         for span in spans {
@@ -484,11 +527,15 @@ impl StreamRun {
                 Some(pages) => pages,
                 None => Pages::new(endpoint, self.scope(Some(partition), span)),
             };
+            self.writer.expect_seam();
             while let Some(page) = pages.next().await? {
-                let walked = self.writer.page(layout, &page.body, false).await?;
+                let walked = self.page(layout, &page, false).await?;
                 pages.turn(&page, &walked)?;
                 self.stop_if_asked(endpoint)?;
             }
+        }
+        if track {
+            self.save_seam(&key);
         }
         Ok(self.writer.take_highest())
     }
@@ -512,6 +559,8 @@ impl StreamRun {
         if self.backfill {
             // Done: the same backfill, asked for again, reads all of it again.
             self.checkpoint = Checkpoint::default();
+        } else if self.parents.is_empty() {
+            self.save_seam("");
         }
         if self.writer.pending() == 0 && self.checkpoint == self.published {
             return Ok(());

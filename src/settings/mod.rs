@@ -26,6 +26,9 @@ pub const FILE: &str = "drawoff.yaml";
 /// Memory for batches in flight when nobody says otherwise, in bytes.
 pub const DEFAULT_MEMORY: u64 = 64 << 20;
 
+/// Rows of a slice when nobody says otherwise.
+pub const DEFAULT_SLICE_ROWS: u64 = 250_000;
+
 /// Less than this cannot hold a page and the batch made of it.
 const LEAST_MEMORY: u64 = 4 << 20;
 
@@ -59,6 +62,8 @@ pub struct Settings {
     destination_forced: bool,
     /// Most memory for batches in flight, in bytes.
     pub memory: u64,
+    /// Rows after which a slice is published as soon as the checkpoint can say what is done.
+    pub slice_rows: u64,
     /// The settings file that was read.
     pub file: Option<PathBuf>,
     /// The connectors that can be named.
@@ -94,6 +99,13 @@ impl Settings {
             (None, Some(text)) => memory(&text, &format!("`{}`", config::MEMORY))?,
             (None, None) => written.memory.unwrap_or(DEFAULT_MEMORY),
         };
+        let slice_rows = match environment.get(config::SLICE_ROWS) {
+            None => DEFAULT_SLICE_ROWS,
+            Some(text) => text.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
+                Error::config(format!("`{}` is no number of rows", config::SLICE_ROWS))
+                    .hint("write a whole number above zero, such as 250000")
+            })?,
+        };
         let forced = overrides
             .destination
             .or_else(|| environment.get(config::DESTINATION));
@@ -106,6 +118,7 @@ impl Settings {
             destination_forced: forced.is_some(),
             destination: forced.or(written.destination),
             memory,
+            slice_rows,
             catalog: Catalog::new(
                 overrides
                     .connectors

@@ -12,7 +12,7 @@ use super::records::Walked;
 use super::{Endpoint, request};
 use crate::connector::template::Scope;
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Response, expect_json};
+use crate::http::{Response, expect_json, shown};
 use crate::telemetry::Meter;
 
 /// A page as received.
@@ -24,6 +24,13 @@ pub struct Page {
     response: Response,
     /// The answer's status is one that the stream declares to mean "nothing here".
     ignored: bool,
+}
+
+impl Page {
+    /// Where it came from, without query.
+    pub fn shown(&self) -> String {
+        shown(&self.response.url)
+    }
 }
 
 /// Draws the pages of one listing.

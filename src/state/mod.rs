@@ -16,6 +16,10 @@ pub struct Checkpoint {
     /// The cursor of each partition (one parent record's children), by the partition's key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub partitions: BTreeMap<String, String>,
+    /// In streams that append: marks of the records at the cursor, which an API that includes its lower
+    /// bound serves again, by the partition's key; the stream's own have none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub seams: BTreeMap<String, Vec<String>>,
     /// A pass over many partitions or windows that has published some of its slices but not all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pass: Option<Pass>,

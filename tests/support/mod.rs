@@ -1,5 +1,6 @@
 //! What tests stand on: real servers on loopback, the emulator, the binary.
 
+pub mod binary;
 pub mod clock;
 pub mod emulator;
 pub mod fake_api;
@@ -9,4 +10,6 @@ pub mod github;
 pub mod oidc;
 pub mod plain_http;
 pub mod rows;
+pub mod shop;
+pub mod tables;
 pub mod tls;

@@ -121,7 +121,7 @@ impl Decoder {
         }
     }
 
-    /// Leaves out, from here on, records whose value in the column at `path` is not above `floor`:
+    /// Leaves out, from here on, records whose value in the column at `path` is below `floor`:
     /// they were read before. Records without a value stay.
     pub fn set_floor(&mut self, path: &[String], floor: Option<Highest>) {
         self.floor = floor.map(|floor| (path.to_vec(), floor));
@@ -195,12 +195,12 @@ impl Decoder {
         });
     }
 
-    /// Whether the last row is not above the floor.
+    /// Whether the last row is below the floor.
     fn is_known(&self) -> bool {
         self.floor.as_ref().is_some_and(|(path, floor)| {
             self.root
                 .highest(path, self.rows - 1)
-                .is_some_and(|value| value <= *floor)
+                .is_some_and(|value| value < *floor)
         })
     }
 

@@ -1,0 +1,249 @@
+//! The program itself, run as people run it: in a folder of its own, with an environment that holds
+//! nothing but what the test says.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// A working directory, connectors of the test's own in it, and an environment.
+pub struct Bench {
+    folder: TempDir,
+    environment: BTreeMap<String, String>,
+}
+
+/// What a run of the program left.
+#[derive(Debug)]
+pub struct Ran {
+    /// `None` when a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Panics, showing everything, unless it ended with this code.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self}");
+        self
+    }
+
+    /// Panics, showing everything, unless standard error holds the text.
+    #[track_caller]
+    pub fn complains(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "`{text}` is not in {self}");
+        self
+    }
+
+    /// Panics, showing everything, unless standard output holds the text.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stdout.contains(text), "`{text}` is not in {self}");
+        self
+    }
+
+    /// Both outputs.
+    pub fn all(&self) -> String {
+        format!("{}\n{}", self.stdout, self.stderr)
+    }
+}
+
+impl std::fmt::Display for Ran {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            code,
+            stdout,
+            stderr,
+        } = self;
+        write!(
+            f,
+            "exit {code:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}"
+        )
+    }
+}
+
+impl Bench {
+    /// An empty folder.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("connectors")).unwrap();
+        std::fs::create_dir_all(folder.path().join("home")).unwrap();
+        Self {
+            folder,
+            environment: BTreeMap::new(),
+        }
+    }
+
+    /// A folder with this connector in it.
+    pub fn with(connector: &str, yaml: &str) -> Self {
+        let bench = Self::new();
+        bench.connector(connector, yaml);
+        bench
+    }
+
+    /// Writes a connector file.
+    pub fn connector(&self, name: &str, yaml: &str) -> PathBuf {
+        self.write(&format!("connectors/{name}.yaml"), yaml)
+    }
+
+    /// Writes a stream's schema, one `name TYPE [MODE]` for each column.
+    pub fn schema(&self, connector: &str, stream: &str, columns: &[&str]) -> PathBuf {
+        let columns: Vec<serde_json::Value> = columns
+            .iter()
+            .map(|column| {
+                let mut words = column.split_whitespace();
+                serde_json::json!({
+                    "name": words.next().unwrap(),
+                    "type": words.next().unwrap(),
+                    "mode": words.next().unwrap_or("NULLABLE"),
+                })
+            })
+            .collect();
+        self.write(
+            &format!("connectors/schemas/{connector}/{stream}.json"),
+            &serde_json::Value::from(columns).to_string(),
+        )
+    }
+
+    /// Writes a file below the folder.
+    pub fn write(&self, path: &str, text: &str) -> PathBuf {
+        let path = self.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A path below the folder.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    /// Runs the program to its end; standard error holds text lines.
+    pub async fn run(&self, args: &[&str]) -> Ran {
+        self.spawn(args).end().await
+    }
+
+    /// Starts the program.
+    pub fn spawn(&self, args: &[&str]) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_drawoff"));
+        command
+            .args(args)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path("home"))
+            .env("DRAWOFF_CONNECTORS", self.path("connectors"))
+            .env("DRAWOFF_LOG_FORMAT", "text")
+            .envs(&self.environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Running {
+            child: Some(command.spawn().unwrap()),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Every file below the folder, for what must not be in one.
+    pub fn files(&self) -> Vec<PathBuf> {
+        fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => walk(&path, found),
+                    false => found.push(path),
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(self.folder.path(), &mut found);
+        found.sort();
+        found
+    }
+}
+
+/// The program at work; killed when dropped.
+pub struct Running {
+    child: Option<Child>,
+    begun: Instant,
+}
+
+impl Running {
+    /// Waits for its end.
+    pub async fn end(mut self) -> Ran {
+        let child = self.child.take().unwrap();
+        let output = tokio::task::spawn_blocking(move || child.wait_with_output())
+            .await
+            .unwrap()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Ran {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+
+    /// How it ended, once it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().unwrap().try_wait().unwrap()
+    }
+
+    /// `kill -9`.
+    pub async fn kill(mut self) {
+        let mut child = self.child.take().unwrap();
+        let _ = child.kill();
+        tokio::task::spawn_blocking(move || child.wait())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    /// Sends a signal by name: `TERM`, `INT`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Waits until the condition holds or the program has ended; whether it holds.
+    pub async fn until(&mut self, mut holds: impl FnMut() -> bool) -> bool {
+        loop {
+            if holds() {
+                return true;
+            }
+            if self.ended().is_some() {
+                return holds();
+            }
+            assert!(
+                self.begun.elapsed() < Duration::from_secs(60),
+                "nothing happened for a minute"
+            );
+            moment(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Lets time pass: between two looks at a condition, or for a kill at any moment.
+#[allow(clippy::disallowed_methods)]
+pub async fn moment(time: Duration) {
+    tokio::time::sleep(time).await;
+}
