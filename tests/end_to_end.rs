@@ -115,7 +115,13 @@ async fn github_into_bigquery() {
     }
     let undisturbed = emulator.dataset("undisturbed");
     let to_undisturbed = format!("bigquery:{PROJECT}.{undisturbed}");
-    bench.run(&args).await.exits(0);
+    // A publish that was on its way when the run was killed may still come through, and keeps the next
+    // run from publishing over it; the one after goes on from there.
+    let again = bench.run(&args).await;
+    if again.code != Some(0) {
+        again.exits(75).says("another run has published meanwhile");
+        bench.run(&args).await.exits(0);
+    }
     bench
         .run(&["--source", "github", "--destination", &to_undisturbed])
         .await
