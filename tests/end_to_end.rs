@@ -42,7 +42,9 @@ fn bench(github: &GitHub, emulator: &Emulator) -> Bench {
 /// What the tables hold, without when and by which run it came.
 fn contents(emulator: &Emulator, dataset: &str) -> Vec<Value> {
     let queries = COUNTS.map(|(table, _)| {
-        json!({"query": format!("SELECT * EXCEPT (_extracted_at, _run_id) FROM {dataset}.{table}")})
+        // This server says that a milestone was updated whenever it is asked.
+        let also = if table == "milestones" { ", updated_at" } else { "" };
+        json!({"query": format!("SELECT * EXCEPT (_extracted_at, _run_id{also}) FROM {dataset}.{table}")})
     });
     let tables = emulator.ask(queries.to_vec());
     let rows = |table: Value| sorted(table.as_array().unwrap().clone());
@@ -115,7 +117,13 @@ async fn github_into_bigquery() {
     }
     let undisturbed = emulator.dataset("undisturbed");
     let to_undisturbed = format!("bigquery:{PROJECT}.{undisturbed}");
-    bench.run(&args).await.exits(0);
+    // A publish that was on its way when the run was killed may still come through, and keeps the next
+    // run from publishing over it; the one after goes on from there.
+    let again = bench.run(&args).await;
+    if again.code != Some(0) {
+        again.exits(75).says("another run has published meanwhile");
+        bench.run(&args).await.exits(0);
+    }
     bench
         .run(&["--source", "github", "--destination", &to_undisturbed])
         .await

@@ -15,6 +15,9 @@ use crate::support::tables::{Row, content, numbers, parquet, sqlite};
 /// How often a run is killed, for each destination.
 const KILLS: u64 = 12;
 
+/// Records that have children.
+const PARENTS: usize = 6;
+
 /// One stream of each kind.
 const KINDS: [&str; 5] = ["merged", "appended", "replaced", "children", "events"];
 
@@ -42,7 +45,7 @@ fn serve_all_kinds(shelf: &Shelf, request: &Received) -> Reply {
             children.serve(request)
         }
         // The parents of the children stream are few.
-        ["replaced"] => page(&shelf.rows()[..20], request),
+        ["replaced"] => page(&shelf.rows()[..PARENTS], request),
         _ => shelf.serve(request),
     }
 }
@@ -65,7 +68,7 @@ fn tables(bench: &Bench, destination: &str) -> Vec<Vec<Row>> {
 
 /// Kills runs at all sorts of moments; the rerun's tables must be those of a run that was left in peace.
 async fn killed_and_run_again(destination: &'static str) {
-    let shelf = Shelf::of(120);
+    let shelf = Shelf::of(70);
     let served = shelf.clone();
     let api = FakeApi::start(move |request| serve_all_kinds(&served, request)).await;
     let args = ["--source", "shop", "--destination", destination];
@@ -79,7 +82,7 @@ async fn killed_and_run_again(destination: &'static str) {
     assert_eq!(want[1], rows(&shelf.rows()));
     assert_eq!(
         (want[2].len(), want[3].len(), want[4].len()),
-        (20, 300, 300)
+        (PARENTS, PARENTS * 15, PARENTS * 15)
     );
 
     let mut killed_at_work = 0;
@@ -175,6 +178,8 @@ async fn sigterm_ends_a_run_in_time_and_keeps_what_it_read() {
         run.signal(signal);
         let ran = run.end().await.exits(75).complains("asked to stop");
         assert!(asked.elapsed() < Duration::from_secs(8), "{ran}");
+        let kept = stored(&bench).len();
+        assert!((40..50).contains(&kept), "{kept} rows, 50 were read: {ran}");
         slow.store(usize::MAX, Ordering::SeqCst);
         bench.run(&RUN).await.exits(0);
         assert_eq!(stored(&bench), rows(&shelf.rows()));

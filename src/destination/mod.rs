@@ -125,5 +125,6 @@ pub(crate) fn version_conflict(update: &CheckpointUpdate, stored: u64, place: &s
             update.key.stream, update.key.source, update.expected_version
         ),
     )
+    .transient(true)
     .hint("another run has published meanwhile: run again to go on from there, and keep runs of one source from overlapping")
 }

@@ -29,6 +29,9 @@ const MOST_REDIRECTS: u32 = 5;
 /// How long after the deadline an answer is waited for.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
+/// For a request on the wire when the run is asked to stop: the rest of the time is for the last publish.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+
 /// How a source's requests are sent. Values, so that tests and messages can read them.
 #[derive(Clone)]
 pub struct HttpOptions {
@@ -164,7 +167,13 @@ impl HttpClient {
             let mut signed = request.clone();
             signer.sign(&mut signed, context).await?;
             self.guard(&signed, signer)?;
-            let outcome = self.attempt(&signed, &request.url, signer, context).await;
+            let outcome = tokio::select! {
+                outcome = self.attempt(&signed, &request.url, signer, context) => outcome,
+                () = self.out_of_time(context) => Err(Error::new(
+                    ErrorKind::Interrupted,
+                    format!("{} was given up: the run was asked to stop", what(&request.method, &request.url)),
+                )),
+            };
             drop(permit);
             match outcome? {
                 Outcome::Answer(response) => return Ok(response),
@@ -211,6 +220,12 @@ impl HttpClient {
                 }
             }
         }
+    }
+
+    /// Ends some time after the run was asked to stop.
+    async fn out_of_time(&self, context: &CallContext) {
+        context.cancel.cancelled().await;
+        self.options.clock.sleep(LAST_REQUEST).await;
     }
 
     /// Refuses a request that must not leave: to an origin that is not allowed, or with credentials

@@ -83,7 +83,7 @@ pub struct Response {
 pub struct CallContext {
     /// Retries and waits end before this.
     pub deadline: Option<Instant>,
-    /// Ends waits at once when the run is asked to stop; a request on the wire is finished.
+    /// Ends waits at once when the run is asked to stop; a request on the wire has a moment to finish.
     pub cancel: CancellationToken,
     /// Counts requests, retries, bytes; shows waiting.
     pub meter: Arc<Meter>,

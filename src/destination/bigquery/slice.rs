@@ -291,6 +291,7 @@ impl BigQuerySlice {
                         update.expected_version
                     ),
                 )
+                .transient(true)
                 .hint("another run has published meanwhile; nothing of this slice was, so run again"));
             }
             match problem {

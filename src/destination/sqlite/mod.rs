@@ -14,10 +14,10 @@ mod staging;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use self::failure::failed;
 use super::{Destination, Slice, TableSpec, blocking};
@@ -126,14 +126,19 @@ impl Place {
         if mode().map_err(fail)? == "wal" {
             return Ok(());
         }
-        let set = conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get::<_, String>(0));
-        match set {
-            Ok(_) => Ok(()),
+        let set = || conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get::<_, String>(0));
+        let begun = Instant::now();
+        loop {
+            let Err(e) = set() else { return Ok(()) };
             // Another process may be doing the same; this change does not wait by itself.
-            Err(e) => match mode() {
-                Ok(mode) if mode == "wal" => Ok(()),
-                _ => Err(fail(e)),
-            },
+            if mode().is_ok_and(|mode| mode == "wal") {
+                return Ok(());
+            }
+            let busy = e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+            if !busy || begun.elapsed() >= self.busy_timeout {
+                return Err(fail(e));
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
