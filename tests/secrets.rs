@@ -52,7 +52,7 @@ impl Canaries {
             let from = secret.find(|c: char| c.is_ascii_digit()).unwrap();
             forms.push((
                 (*key).to_owned(),
-                secret[from..from + 10].as_bytes().to_vec(),
+                secret.as_bytes()[from..from + 10].to_vec(),
             ));
         }
         let pairs = [

@@ -11,7 +11,7 @@ use super::write::{Encoder, StreamWriter};
 use super::{
     BigQuery, CHECKPOINTS, STAGING_LIFETIME, STAGING_PREFIX, shape, spec, sql, unique_mark,
 };
-use crate::destination::{BatchKind, Published, Slice, TableSpec, rejects};
+use crate::destination::{BatchKind, Published, Slice, TableSpec, rejects, version_conflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{TableSchema, arrow_schema};
 use crate::state::CheckpointUpdate;
@@ -280,19 +280,8 @@ impl BigQuerySlice {
                 return Ok(stored.published);
             }
             if stored.version != update.expected_version {
-                return Err(Error::new(
-                    ErrorKind::State,
-                    format!(
-                        "the checkpoint of `{}`/`{}` in `{}` is at version {}, and this run builds on {}",
-                        update.key.source,
-                        update.key.stream,
-                        api.target(),
-                        stored.version,
-                        update.expected_version
-                    ),
-                )
-                .transient(true)
-                .hint("another run has published meanwhile; nothing of this slice was, so run again"));
+                let place = format!("bigquery:{}", api.target());
+                return Err(version_conflict(update, stored.version, &place));
             }
             match problem {
                 Problem::Failed(failed) if failed.may_pass() && attempt < ATTEMPTS => {
