@@ -74,9 +74,9 @@ async fn killed_and_run_again(destination: &'static str) {
     let args = ["--source", "shop", "--destination", destination];
 
     let undisturbed = bench_of_all_kinds(&api.url());
-    let before = api.requests().len();
+    let before = api.count();
     undisturbed.run(&args).await.exits(0);
-    let requests = api.requests().len() - before;
+    let requests = api.count() - before;
     let want = tables(&undisturbed, destination);
     assert_eq!(want[0], rows(&shelf.rows()));
     assert_eq!(want[1], rows(&shelf.rows()));
@@ -90,10 +90,10 @@ async fn killed_and_run_again(destination: &'static str) {
         let bench = bench_of_all_kinds(&api.url());
         // Twice in every third round: the rerun is killed as well.
         for kill in 0..=u64::from(round % 3 == 0) {
-            let before = api.requests().len();
+            let before = api.count();
             let after = 1 + rand::random_range(0..requests);
             let mut run = bench.spawn(&args);
-            run.until(|| api.requests().len() - before >= after).await;
+            run.until(|| api.count() - before >= after).await;
             moment(Duration::from_micros(rand::random_range(0..20_000))).await;
             killed_at_work += usize::from(run.ended().is_none());
             run.kill().await;
@@ -173,7 +173,7 @@ async fn sigterm_ends_a_run_in_time_and_keeps_what_it_read() {
         .await;
         let bench = items(&api, SORTED);
         let mut run = bench.spawn(&RUN);
-        assert!(run.until(|| api.requests().len() > 5).await);
+        assert!(run.until(|| api.count() > 5).await);
         let asked = Instant::now();
         run.signal(signal);
         let ran = run.end().await.exits(75).complains("asked to stop");
@@ -195,12 +195,12 @@ async fn sigterm_publishes_what_can_be_gone_on_from() {
             .await;
     let bench = items(&api, SORTED);
     let mut run = bench.spawn(&RUN);
-    assert!(run.until(|| api.requests().len() > 4).await);
+    assert!(run.until(|| api.count() > 4).await);
     run.signal("TERM");
     run.end().await.exits(75).says("…");
     let kept = stored(&bench);
     assert!((30..100).contains(&kept.len()), "{} rows", kept.len());
-    let before = api.requests().len();
+    let before = api.count();
     bench.run(&RUN).await.exits(0);
     let since = api.requests()[before].param("since").unwrap();
     assert!(
@@ -237,7 +237,7 @@ async fn failures_that_pass_are_not_noticed() {
         "Retry-After is kept: {ran}"
     );
     assert_eq!(stored(&bench), rows(&shelf.rows()));
-    assert!(api.requests().len() > 14);
+    assert!(api.count() > 14);
 }
 
 #[tokio::test]
@@ -263,7 +263,7 @@ async fn a_wait_past_the_deadline_is_for_another_run() {
         begun.elapsed() < Duration::from_secs(10),
         "it does not sleep in vain"
     );
-    assert_eq!(api.requests().len(), 3);
+    assert_eq!(api.count(), 3);
     tired.store(usize::MAX, Ordering::SeqCst);
     bench.run(&RUN).await.exits(0);
     assert_eq!(stored(&bench), rows(&shelf.rows()));
@@ -293,7 +293,7 @@ async fn answers_that_are_none() {
         assert_eq!(ran.code, Some(1), "{shown}: {ran}");
         assert!(ran.stdout.contains(words), "`{words}`, {shown}: {ran}");
         assert!(ran.stdout.contains("hint: "), "{shown}: {ran}");
-        assert_eq!(api.requests().len(), 1, "{shown}: asked again in vain");
+        assert_eq!(api.count(), 1, "{shown}: asked again in vain");
         assert!(stored(&bench).is_empty());
     }
 }

@@ -229,7 +229,7 @@ async fn a_backfill_leaves_the_cursor_where_it_is() {
     // A correction in the past, which only a backfill can see.
     shelf.change(|rows| rows[9]["price"] = json!(7));
     let (from, to) = (time(5), time(20));
-    let before = api.requests().len();
+    let before = api.count();
     bench
         .run(&["--source", "shop", "--since", &from, "--until", &to])
         .await
@@ -247,7 +247,7 @@ async fn a_backfill_leaves_the_cursor_where_it_is() {
     );
 
     shelf.change(|rows| rows.push(item(101, 101)));
-    let before = api.requests().len();
+    let before = api.count();
     bench.run(&["--source", "shop"]).await.exits(0);
     assert_eq!(
         first_since(&api, before),
@@ -290,7 +290,7 @@ async fn since_alone_reads_on_to_now() {
         numbers(&sqlite(&db, "items"), "id"),
         (11..=30).collect::<Vec<_>>()
     );
-    let before = api.requests().len();
+    let before = api.count();
     bench.run(&["--source", "shop"]).await.exits(0);
     assert_eq!(first_since(&api, before), time(30));
     assert_eq!(sqlite(&db, "items").len(), 20);

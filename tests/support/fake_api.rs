@@ -300,6 +300,11 @@ impl FakeApi {
         self.received.lock().unwrap().clone()
     }
 
+    /// How many requests came so far.
+    pub fn count(&self) -> usize {
+        self.received.lock().unwrap().len()
+    }
+
     /// Connections accepted so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
