@@ -6,6 +6,7 @@
 //! not one.
 
 mod buffer;
+mod cell;
 mod object;
 
 use std::collections::BTreeSet;
