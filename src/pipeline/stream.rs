@@ -147,6 +147,11 @@ impl StreamRun {
         Cursor::parse(self.cursor?, text)
     }
 
+    /// The checkpoint's cursor.
+    fn saved(&self) -> Option<Cursor> {
+        self.parse(self.checkpoint.cursor.as_deref()?)
+    }
+
     /// The connector's own lower bound.
     fn start(&self, scope: &Scope) -> Result<Option<Cursor>> {
         let Some(template) = self.incremental().and_then(|i| i.start.as_ref()) else {
@@ -191,11 +196,7 @@ impl StreamRun {
     /// A stream without a parent: its spans, oldest first.
     async fn read_spans(&mut self) -> Result<()> {
         let now = Cursor::Time(self.started);
-        let saved = self
-            .checkpoint
-            .cursor
-            .as_deref()
-            .and_then(|c| self.parse(c));
+        let saved = self.saved();
         self.resume_seam("", saved.clone());
         let start = self.start(&self.endpoint.scope)?;
         let mut bounds = self.wish(saved.as_ref(), start.as_ref(), &now).bounds();
@@ -257,13 +258,22 @@ impl StreamRun {
         }
     }
 
+    /// A cursor that may be saved in the middle of a sorted listing: more records may share the
+    /// highest value, and an API that leaves its lower bound out would not serve them again.
+    fn reached(&self, highest: Option<&Cursor>) -> Option<Cursor> {
+        let highest = highest?;
+        match self.disposition() {
+            // There the seam tells which records of that value are read.
+            Disposition::Append => Some(highest.clone()),
+            Disposition::Merge | Disposition::Replace => {
+                highest.just_below().or_else(|| Some(highest.clone()))
+            }
+        }
+    }
+
     /// Moves the stream's cursor up, never down.
     fn advance(&mut self, to: Option<Cursor>) {
-        let before = self
-            .checkpoint
-            .cursor
-            .as_deref()
-            .and_then(|c| self.parse(c));
+        let before = self.saved();
         if to > before {
             self.checkpoint.cursor = to.map(|c| c.to_string());
         }
@@ -287,7 +297,7 @@ impl StreamRun {
                 pages.turn(&page, &walked)?;
                 highest = self.writer.take_highest().max(highest);
                 if sorted {
-                    self.advance(highest.clone());
+                    self.advance(self.reached(highest.as_ref()));
                     if self.is_full() {
                         self.save_seam("");
                         self.publish().await?;
@@ -318,11 +328,7 @@ impl StreamRun {
                     readings += 1;
                     highest = None;
                     self.writer.abandon().await;
-                    let saved = self
-                        .checkpoint
-                        .cursor
-                        .as_deref()
-                        .and_then(|c| self.parse(c));
+                    let saved = self.saved();
                     self.resume_seam("", saved);
                     continue 'listing;
                 }
@@ -382,11 +388,7 @@ impl StreamRun {
         });
         let start = self.start(&endpoint.scope)?;
         let parent_bounds = if by_parent {
-            let saved = self
-                .checkpoint
-                .cursor
-                .as_deref()
-                .and_then(|c| self.parse(c));
+            let saved = self.saved();
             self.wish(saved.as_ref(), start.as_ref(), &now).bounds()
         } else {
             Bounds::open()
