@@ -38,7 +38,7 @@ pub struct Preview {
     pub rejects: Vec<(String, String)>,
 }
 
-struct InferSink(Inference, u64);
+struct InferSink(Inference);
 
 impl RecordSink for InferSink {
     fn record(&mut self, json: &mut Jiter<'_>, peek: Peek) -> Result<(), JiterError> {
@@ -46,7 +46,7 @@ impl RecordSink for InferSink {
     }
 
     fn broken(&mut self, _: String, _: &str) {
-        self.1 += 1;
+        self.0.unreadable();
     }
 }
 
@@ -60,12 +60,23 @@ impl OpenSource {
         pages: u64,
         records: u64,
     ) -> Result<Inference> {
-        let mut sink = InferSink(Inference::default(), 0);
+        let mut sink = InferSink(Inference::default());
         self.look(stream, call, pages, |layout, _, body| {
             let walked = layout.walk(body, &mut sink)?;
             Ok((sink.0.records() >= records, walked))
         })
         .await?;
+        if sink.0.records() == 0 && sink.0.others() > 0 {
+            return Err(Error::new(
+                ErrorKind::Decode,
+                format!(
+                    "no columns can be inferred for stream `{}`: none of its first {} records is a JSON object that can be read",
+                    stream.name,
+                    sink.0.others()
+                ),
+            )
+            .hint("check `records`, or declare the stream's schema: records that cannot be read are then kept as rejects"));
+        }
         Ok(sink.0)
     }
 
@@ -136,7 +147,17 @@ impl App {
         let call = self.call();
         let columns = match &stream.schema {
             Some(schema) => schema.clone(),
-            None => source.sample(stream, &call, 5, 1_000).await?.schema(None),
+            None => {
+                let sample = source.sample(stream, &call, 5, 1_000).await?;
+                if sample.records() == 0 {
+                    return Ok(Preview {
+                        columns: Vec::new(),
+                        batches: Vec::new(),
+                        rejects: Vec::new(),
+                    });
+                }
+                sample.schema(None)
+            }
         };
         let spec = table::spec(stream, columns)?;
         let mut decoder = Decoder::new(&spec.schema);
@@ -303,10 +324,13 @@ impl App {
         let call = self.call();
         let columns = match &stream.schema {
             Some(schema) => schema.clone(),
-            None => source
-                .sample(stream, &call, 1, u64::MAX)
-                .await?
-                .schema(None),
+            None => {
+                let sample = source.sample(stream, &call, 1, u64::MAX).await?;
+                if sample.records() == 0 {
+                    return Ok("0 records in the first page".to_owned());
+                }
+                sample.schema(None)
+            }
         };
         let spec = table::spec(stream, columns)?;
         let mut decoder = Decoder::new(&spec.schema);
@@ -325,6 +349,7 @@ impl App {
             .await?;
         let rejects = decoder.take_rejects();
         match rejects.first() {
+            None if records == 1 => Ok("1 record in the first page".to_owned()),
             None => Ok(format!("{records} records in the first page")),
             Some(first) => Err(Error::new(
                 ErrorKind::Schema,

@@ -261,7 +261,11 @@ impl Run {
         let parents = self.source.parents(stream, &call)?;
         let columns = match &stream.schema {
             Some(schema) => schema.clone(),
-            None => self.infer(stream, &call).await?,
+            None => match self.infer(stream, &call).await? {
+                Some(columns) => columns,
+                // The table comes with the first record.
+                None => return Ok(()),
+            },
         };
         let mut spec = table::spec(stream, columns)?;
         if self.options.full_refresh {
@@ -372,13 +376,15 @@ impl Run {
     }
 
     /// Columns for a stream that declares none: those of the table as it is, and what a sample shows.
-    async fn infer(&self, stream: &Stream, call: &Call) -> Result<TableSchema> {
+    /// `None` where there is neither a table nor a record.
+    async fn infer(&self, stream: &Stream, call: &Call) -> Result<Option<TableSchema>> {
         let existing = self.destination.existing(&stream.table.name).await?;
         let sample = self
             .source
             .sample(stream, call, SAMPLE_PAGES, SAMPLE_RECORDS)
             .await?;
-        Ok(sample.schema(existing.as_ref()))
+        let nothing = existing.is_none() && sample.records() == 0;
+        Ok((!nothing).then(|| sample.schema(existing.as_ref())))
     }
 }
 

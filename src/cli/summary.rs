@@ -249,11 +249,36 @@ fn next(run: &RunReport) -> Option<String> {
     query(&run.destination, table, &sql)
 }
 
+/// Words of SQL that an API may well call a list, and that SQLite wants quoted as a table's name.
+const KEYWORDS: [&str; 14] = [
+    "case",
+    "check",
+    "collate",
+    "columns",
+    "commit",
+    "group",
+    "groups",
+    "index",
+    "order",
+    "plan",
+    "references",
+    "table",
+    "transaction",
+    "values",
+];
+
 /// The shell command for a query on a destination; `sql` names `table` bare.
 fn query(destination: &str, table: &str, sql: &str) -> Option<String> {
     let (kind, place) = destination.split_once(':')?;
     match kind {
-        "sqlite" => Some(format!("sqlite3 -box {} \"{sql}\"", shell(place))),
+        "sqlite" => {
+            let keyword = KEYWORDS.iter().any(|k| k.eq_ignore_ascii_case(table));
+            let sql = match keyword {
+                true => sql.replacen(&format!("FROM {table}"), &format!("FROM [{table}]"), 1),
+                false => sql.to_owned(),
+            };
+            Some(format!("sqlite3 -box {} \"{sql}\"", shell(place)))
+        }
         "bigquery" => {
             let (project, dataset) = place.split_once('.')?;
             let full = format!("`{dataset}`.`{table}`");

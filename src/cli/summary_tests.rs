@@ -129,6 +129,18 @@ next: sqlite3 -box drawoff.db "SELECT status, count(*) AS tickets FROM tickets G
 }
 
 #[test]
+fn a_table_called_like_a_word_of_sql_is_quoted() {
+    let mut run = run();
+    for stream in &mut run.streams {
+        stream.table = "order".into();
+    }
+    assert_eq!(
+        next(&run).unwrap(),
+        "sqlite3 -box drawoff.db \"SELECT * FROM [order] LIMIT 5\""
+    );
+}
+
+#[test]
 fn each_destination_has_its_next_step() {
     let mut run = run();
     let mut next_at = |destination: &str| {

@@ -2,7 +2,7 @@
 //! and the engine's own.
 
 use crate::connector::Stream;
-use crate::destination::TableSpec;
+use crate::destination::{Disposition, TableSpec};
 use crate::error::{Error, Result};
 use crate::schema::{Column, ColumnType, Mode, TableSchema};
 
@@ -34,6 +34,13 @@ pub fn spec(stream: &Stream, mut columns: TableSchema) -> Result<TableSpec> {
             .iter_mut()
             .find(|c| c.name.eq_ignore_ascii_case(key))
         {
+            Some(column) if column.mode == Mode::Repeated || column.kind == ColumnType::Record => {
+                return Err(Error::config(format!(
+                    "stream `{}` has the primary key `{key}`, which is a list or an object in its records",
+                    stream.name
+                ))
+                .hint("a primary key is made of columns with one value each"));
+            }
             Some(column) => column.mode = Mode::Required,
             None => {
                 let known: Vec<_> = columns.columns.iter().map(|c| c.name.as_str()).collect();
@@ -63,6 +70,15 @@ pub fn spec(stream: &Stream, mut columns: TableSchema) -> Result<TableSpec> {
         },
         None => None,
     };
+    // Where rows are only added, a row without a cursor would be added again in each run.
+    if let (Disposition::Append, Some(cursor)) = (stream.table.disposition, &cursor)
+        && let Some(column) = columns
+            .columns
+            .iter_mut()
+            .find(|c| c.name.eq_ignore_ascii_case(cursor))
+    {
+        column.mode = Mode::Required;
+    }
     Ok(TableSpec {
         name: stream.table.name.clone(),
         description: stream.description.clone(),

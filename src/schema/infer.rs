@@ -10,6 +10,8 @@ use jiter::{Jiter, JiterError, Peek};
 use super::decode::EXTRA_COLUMN;
 use super::{Column, ColumnType, MAX_NESTING, Mode, TableSchema, name, value};
 
+/// What is nested deeper than this becomes JSON, unread.
+const DEEPEST: usize = 64;
 /// An object with more keys than this is a map, and becomes JSON.
 const MOST_FIELDS: usize = 200;
 
@@ -18,6 +20,7 @@ const MOST_FIELDS: usize = 200;
 pub struct Inference {
     root: Fields,
     records: u64,
+    others: u64,
 }
 
 /// Fields of an object, in the order in which they were first met.
@@ -69,11 +72,19 @@ impl Inference {
     /// # Errors
     /// Broken JSON.
     pub fn record(&mut self, json: &mut Jiter<'_>, peek: Peek) -> Result<(), JiterError> {
-        if let Shape::Object(fields) = shape(json, peek)? {
-            merge_fields(&mut self.root, fields);
-            self.records += 1;
+        match shape(json, peek, 0)? {
+            Shape::Object(fields) => {
+                merge_fields(&mut self.root, fields);
+                self.records += 1;
+            }
+            _ => self.others += 1,
         }
         Ok(())
+    }
+
+    /// Notes a record that cannot be read.
+    pub fn unreadable(&mut self) {
+        self.others += 1;
     }
 
     /// Records seen.
@@ -81,17 +92,20 @@ impl Inference {
         self.records
     }
 
+    /// What stood in a record's place and is none.
+    pub fn others(&self) -> u64 {
+        self.others
+    }
+
     /// The schema. Columns of `existing` come first and keep their types; fields that it has no
     /// column for follow as they were met, then [`EXTRA_COLUMN`].
     pub fn schema(&self, existing: Option<&TableSchema>) -> TableSchema {
         let mut columns: Vec<Column> = existing.map(|t| t.columns.clone()).unwrap_or_default();
         columns.retain(|c| c.name != EXTRA_COLUMN);
-        let fresh = columns_of(&self.root, 0);
-        for column in fresh {
-            if !columns
-                .iter()
-                .any(|c| c.name.eq_ignore_ascii_case(&column.name))
-            {
+        for column in columns_of(&self.root, 0) {
+            let same = |name: &str| name.eq_ignore_ascii_case(&column.name);
+            // A field with the extra column's own name goes into it like any other without a column.
+            if !same(EXTRA_COLUMN) && !columns.iter().any(|c| same(&c.name)) {
                 columns.push(column);
             }
         }
@@ -103,8 +117,12 @@ impl Inference {
     }
 }
 
-fn shape(json: &mut Jiter<'_>, peek: Peek) -> Result<Shape, JiterError> {
+fn shape(json: &mut Jiter<'_>, peek: Peek, depth: usize) -> Result<Shape, JiterError> {
     Ok(match peek {
+        Peek::Array | Peek::Object if depth > DEEPEST => {
+            json.known_skip(peek)?;
+            Shape::Any
+        }
         Peek::Null => {
             json.known_null()?;
             Shape::Null
@@ -118,7 +136,11 @@ fn shape(json: &mut Jiter<'_>, peek: Peek) -> Result<Shape, JiterError> {
             let mut item = Shape::Null;
             let mut next = json.known_array()?;
             while let Some(peek) = next {
-                item = merge(item, shape(json, peek)?);
+                item = match shape(json, peek, depth + 1)? {
+                    // A REPEATED column holds no nulls.
+                    Shape::Null => Shape::Any,
+                    found => merge(item, found),
+                };
                 next = json.array_step()?;
             }
             Shape::List(Box::new(item))
@@ -128,7 +150,7 @@ fn shape(json: &mut Jiter<'_>, peek: Peek) -> Result<Shape, JiterError> {
             let mut key = json.known_object()?.map(str::to_owned);
             while let Some(name) = key {
                 let peek = json.peek()?;
-                let found = shape(json, peek)?;
+                let found = shape(json, peek, depth + 1)?;
                 merge_field(&mut fields, name, found);
                 key = json.next_key()?.map(str::to_owned);
             }
@@ -319,6 +341,28 @@ mod tests {
         };
         let schema = infer(&[r#"{"a": 1, "b": 2}"#]).schema(Some(&existing));
         assert_eq!(types(&schema), ["b STRING", "a INT64", "_extra JSON"]);
+    }
+
+    #[test]
+    fn what_no_column_holds_becomes_json_or_extra() {
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        let deep = format!(
+            r#"{{"id": 1, "_extra": 9, "l": [null, 1], "deep": {}}}"#,
+            nested(100)
+        );
+        let schema = infer(&[&deep]).schema(None);
+        assert_eq!(
+            types(&schema),
+            ["id INT64", "l JSON", "deep JSON", "_extra JSON"]
+        );
+        // Deeper than the reader goes: an error, not a stack that runs over.
+        let endless = format!(r#"{{"deep": {}}}"#, nested(20_000));
+        let mut json = Jiter::new(endless.as_bytes());
+        assert!(
+            Inference::default()
+                .record(&mut json, Peek::Object)
+                .is_err()
+        );
     }
 
     #[test]

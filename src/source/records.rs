@@ -264,6 +264,21 @@ impl<S: RecordSink> Walk<'_, S> {
                 String::from_utf8_lossy(self.json.known_number_bytes(peek).map_err(broken)?)
                     .into_owned()
             }
+            Peek::Array | Peek::Object => {
+                let pointer = &self.layout.wanted[wanted].0;
+                let what = if peek == Peek::Array {
+                    "an array"
+                } else {
+                    "an object"
+                };
+                return Err(Stop::Shape(
+                    Error::new(
+                        ErrorKind::Decode,
+                        format!("the page has {what} at `{pointer}`, where paging wants a text, a number or true or false"),
+                    )
+                    .hint("check the JSON pointers under `pagination`"),
+                ));
+            }
             peek => return self.json.known_skip(peek).map_err(broken),
         };
         self.walked

@@ -79,6 +79,7 @@ impl FromStr for Target {
         // A project of an old domain (`example.com:project`) has dots of its own.
         let (project, dataset) = text.rsplit_once('.').ok_or_else(bad)?;
         let project_fits = !project.is_empty()
+            && (!project.contains('.') || project.contains(':'))
             && project
                 .chars()
                 .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '_'));

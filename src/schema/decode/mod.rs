@@ -17,12 +17,17 @@ use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use jiter::{Jiter, JiterError, Peek};
 
-use super::{TableSchema, arrow_schema};
+use super::{Column, ColumnType, Mode, TableSchema, arrow_schema};
 use crate::error::{Error, ErrorKind, Result};
 use object::Object;
 
 /// Column that takes the fields no other column is for, as one JSON object by dotted name.
 pub const EXTRA_COLUMN: &str = "_extra";
+
+/// Whether a top-level column is the [`EXTRA_COLUMN`].
+fn is_extra(column: &Column) -> bool {
+    column.name == EXTRA_COLUMN && column.kind == ColumnType::Json && column.mode == Mode::Nullable
+}
 
 /// Names of unknown fields that are remembered.
 const MOST_UNKNOWN: usize = 20;
@@ -104,7 +109,7 @@ type Cell = Result<Option<Box<Problem>>, JiterError>;
 impl Decoder {
     /// A decoder for tables of this schema.
     pub fn new(schema: &TableSchema) -> Self {
-        let extra = schema.columns.iter().any(|c| c.name == EXTRA_COLUMN);
+        let extra = schema.columns.iter().any(is_extra);
         Self {
             schema: arrow_schema(schema),
             root: Object::new(&schema.columns, ""),
@@ -287,7 +292,7 @@ impl Decoder {
         std::mem::take(&mut self.rejects)
     }
 
-    /// Names of fields that no column is for, the first few.
+    /// Names of fields that no column is for, the first few; none where [`EXTRA_COLUMN`] keeps them.
     pub fn unknown_fields(&self) -> &BTreeSet<String> {
         &self.notes.unknown
     }

@@ -8,7 +8,7 @@ use arrow_schema::Fields;
 use jiter::{Jiter, JiterError, Peek};
 
 use super::buffer::Buffer;
-use super::{Cell, EXTRA_COLUMN, Highest, MOST_UNKNOWN, Notes, Problem};
+use super::{Cell, Highest, MOST_UNKNOWN, Notes, Problem, is_extra};
 use crate::schema::{Column, Mode, name};
 
 /// Where a key's value goes.
@@ -53,7 +53,7 @@ fn no_key() -> Key {
 impl Object {
     pub(super) fn new(columns: &[Column], path: &str) -> Self {
         let extra = if path.is_empty() {
-            columns.iter().position(|c| c.name == EXTRA_COLUMN)
+            columns.iter().position(is_extra)
         } else {
             None
         };
@@ -200,7 +200,7 @@ impl Object {
             return *key;
         }
         let slot = self.resolve(name);
-        if slot == Slot::Nowhere && notes.unknown.len() < MOST_UNKNOWN {
+        if slot == Slot::Nowhere && notes.extra.is_none() && notes.unknown.len() < MOST_UNKNOWN {
             let dot = if self.path.is_empty() { "" } else { "." };
             notes.unknown.insert(format!("{}{dot}{name}", self.path));
         }

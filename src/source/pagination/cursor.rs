@@ -27,7 +27,7 @@ impl Paginate for Cursor {
     }
 
     fn next(&self, _: &Token, facts: &PageFacts<'_>) -> Result<Option<Token>> {
-        Ok(facts.get(&self.next).map(|c| Token::Cursor(c.to_owned())))
+        Ok(facts.next(&self.next).map(|c| Token::Cursor(c.to_owned())))
     }
 
     fn nth(&self, _: u64) -> Option<Token> {

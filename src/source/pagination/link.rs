@@ -70,7 +70,7 @@ impl Paginate for NextUrl {
 
     fn next(&self, _: &Token, facts: &PageFacts<'_>) -> Result<Option<Token>> {
         facts
-            .get(&self.next)
+            .next(&self.next)
             .map_or(Ok(None), |reference| resolve(facts.url, reference))
     }
 

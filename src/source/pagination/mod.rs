@@ -56,6 +56,11 @@ impl PageFacts<'_> {
         text.map(str::trim).filter(|t| !t.is_empty())
     }
 
+    /// The text at a locator that names the next page; an API may say `false` when there is none.
+    fn next(&self, locator: &Locator) -> Option<&str> {
+        self.get(locator).filter(|text| *text != "false")
+    }
+
     fn number(&self, locator: Option<&Locator>) -> Option<u64> {
         let text = self.get(locator?)?;
         text.parse().ok().or_else(|| {

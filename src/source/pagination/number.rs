@@ -48,7 +48,7 @@ impl Paginate for Page {
         let Some(locator) = &self.next else {
             return Ok(Some(Token::Page(page + 1)));
         };
-        match facts.get(locator) {
+        match facts.next(locator) {
             None => Ok(None),
             Some(text) => text
                 .parse()
