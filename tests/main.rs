@@ -15,6 +15,7 @@ mod google_secrets;
 mod http;
 mod lint_cli;
 mod logging;
+mod oddities;
 mod paging;
 mod run;
 mod secrets;
