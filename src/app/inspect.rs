@@ -367,6 +367,14 @@ impl App {
 
     async fn check_destination(&self, text: &str, report: &mut CheckReport) {
         let what = format!("destination `{text}`");
+        if Place::is_new(text) {
+            // Opening it would make it.
+            report.add(
+                &what,
+                CheckOutcome::Passed("does not exist yet; the first run makes it".to_owned()),
+            );
+            return;
+        }
         match Place::open(text, &self.google) {
             Err(error) => report.add(&what, CheckOutcome::Failed(error)),
             Ok(Place::BigQuery(bigquery)) => {

@@ -70,10 +70,14 @@ impl Place {
         }
     }
 
-    /// Whether opening it would make something that is not there yet.
+    /// Whether opening it would make something that is not there yet, in a folder that is.
     pub fn is_new(text: &str) -> bool {
+        let there = |path: &Path| path.as_os_str().is_empty() || path.is_dir();
         match text.split_once(':') {
-            Some(("sqlite" | "parquet", path)) => !Path::new(path).exists(),
+            Some(("sqlite" | "parquet", path)) if !path.is_empty() => {
+                let path = Path::new(path);
+                !path.exists() && path.parent().is_some_and(there)
+            }
             _ => false,
         }
     }

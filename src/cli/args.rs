@@ -53,11 +53,13 @@ Exit codes:
 
 Environment:
   DRAWOFF_...                       in place of flags; the variable is named beside each of them
+  DRAWOFF_<SOURCE>_<KEY>            a secret or another value of a source's configuration
   DRAWOFF_<SOURCE>_<KEY>            a configuration value or secret of a source
   NO_COLOR                          no colours
   HTTPS_PROXY, NO_PROXY             proxies
   GOOGLE_APPLICATION_CREDENTIALS    Google credentials, where the usual places do not do
-  BIGQUERY_EMULATOR_HOST            an emulator in place of BigQuery
+  BIGQUERY_EMULATOR_HOST            an emulator in place of BigQuery, together with…
+  BIGQUERY_STORAGE_EMULATOR_HOST    …its port for the Storage Write API
   K_SERVICE, CLOUD_RUN_JOB          set by Cloud Run: log lines are JSON";
 
 /// The command line.
@@ -203,8 +205,8 @@ impl GlobalArgs {
 /// Which source, and what its configuration says otherwise this time.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SourceOverrides {
-    /// Set a value of the source's configuration; a secret by reference, such as
-    /// token=env://ACME_TOKEN
+    /// Set a plain value of the source's configuration. Secrets never stand on the command line: see
+    /// DRAWOFF_<SOURCE>_<KEY> below
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Source")]
     pub set: Vec<String>,
     /// Send the source's requests here instead of the connector's `base_url`

@@ -372,7 +372,7 @@ impl HttpClient {
                     self.options.max_body
                 ),
             )
-            .hint("ask for smaller pages (`size` under `pagination`), or raise `max_body`")),
+            .hint("ask for smaller pages: `size` under `pagination`")),
             Err(BodyError::Cut(after, e)) => failed(Error::new(
                 ErrorKind::Unavailable,
                 match e.is_timeout() {
