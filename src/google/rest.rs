@@ -102,13 +102,25 @@ impl Google {
                 .retry_after
                 .map(|d| d.min(LONGEST_RETRY_AFTER))
                 .unwrap_or_else(|| call.retry.delay(failures));
-            tracing::debug!(
-                what = call.what,
-                status = failure.status,
-                reason = failure.reason,
-                delay_ms = delay.as_millis() as u64,
-                "a call to Google failed and will be repeated"
-            );
+            let delay_ms = delay.as_millis() as u64;
+            let (status, reason) = (failure.status, failure.reason.as_str());
+            // Who watches a run that stands still should know why.
+            match failures {
+                ..3 => tracing::debug!(
+                    what = call.what,
+                    status,
+                    reason,
+                    delay_ms,
+                    "a call failed and will be repeated"
+                ),
+                n => tracing::warn!(
+                    status,
+                    reason,
+                    delay_ms,
+                    "could not {} {n} times in a row; trying again",
+                    call.what
+                ),
+            }
             self.clock().sleep(delay).await;
         }
     }

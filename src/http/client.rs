@@ -24,6 +24,8 @@ use crate::clock::SharedClock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::{Meter, redact};
 
+/// From so many failed attempts in a row on, they are worth a warning.
+const QUIET_FAILURES: u32 = 3;
 /// Redirects followed for one request.
 const MOST_REDIRECTS: u32 = 5;
 /// How long after the deadline an answer is waited for.
@@ -209,7 +211,20 @@ impl HttpClient {
                         .after_failure(failure.asked, now)
                         .filter(|_| request.repeatable || failure.unsent);
                     let again = match wait {
-                        Some(wait) => self.gate.back_off(wait, context).await?,
+                        Some(wait) => {
+                            // Who watches a run that stands still should know why.
+                            match attempts.sent() {
+                                ..QUIET_FAILURES => {
+                                    tracing::debug!("{}, trying again", failure.error.chain())
+                                }
+                                n => tracing::warn!(
+                                    "{}, {n} times in a row; trying again in {:.1} s",
+                                    failure.error.chain(),
+                                    wait.as_secs_f64()
+                                ),
+                            }
+                            self.gate.back_off(wait, context).await?
+                        }
                         None => false,
                     };
                     if !again {
