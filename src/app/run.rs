@@ -216,6 +216,7 @@ impl Run {
                 .lock()
                 .map(|f| f.iter().cloned().collect())
                 .unwrap_or_default(),
+            keeps_unknown: stream.schema.is_none(),
             requests: Meter::get(&meter.requests),
             retries: Meter::get(&meter.retries),
             throttled: Meter::get(&meter.throttled),

@@ -196,19 +196,6 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
             _ => {}
         }
     }
-    // Schemas that leave fields out on purpose are common: all that is said of it is one line.
-    let partial: Vec<String> = run
-        .streams
-        .iter()
-        .filter_map(|s| {
-            let first = s.unknown_fields.first()?;
-            let more = match s.unknown_fields.len() {
-                1 => String::new(),
-                n => format!(" and {} more", n - 1),
-            };
-            Some(format!("`{}` (`{first}`{more})", s.stream))
-        })
-        .collect();
     let mut text = String::new();
     for (message, hint) in said {
         let _ = writeln!(text, "{}: {message}", paint.warn("warning"));
@@ -216,13 +203,33 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
             let _ = writeln!(text, "  {}: {hint}", paint.hint("hint"));
         }
     }
-    if !partial.is_empty() {
-        let _ = writeln!(
-            text,
-            "{}: fields without a column are left out of {}; `drawoff schema --infer` proposes columns",
-            paint.dim("note"),
-            partial.join(", ")
-        );
+    // Schemas that leave fields out on purpose are common: all that is said of it is one line.
+    let notes = [
+        (
+            false,
+            "are left out of",
+            "; `drawoff schema --infer` proposes columns",
+        ),
+        (
+            true,
+            "are kept in `_extra` of",
+            " until a later run gives them one",
+        ),
+    ];
+    for (kept, what, then) in notes {
+        let streams: Vec<String> = run
+            .streams
+            .iter()
+            .filter(|s| s.keeps_unknown == kept)
+            .filter_map(with_unknown)
+            .collect();
+        if !streams.is_empty() {
+            let (note, streams) = (paint.dim("note"), streams.join(", "));
+            let _ = writeln!(
+                text,
+                "{note}: fields without a column {what} {streams}{then}"
+            );
+        }
     }
     for s in &run.streams {
         if let Outcome::Failed(error) = &s.outcome {
@@ -230,6 +237,16 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
         }
     }
     text
+}
+
+/// A stream and its fields that have no column, the first by name.
+fn with_unknown(stream: &StreamReport) -> Option<String> {
+    let first = stream.unknown_fields.first()?;
+    let more = match stream.unknown_fields.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    Some(format!("`{}` (`{first}`{more})", stream.stream))
 }
 
 /// A command that shows something of what the run brought.

@@ -16,6 +16,7 @@ fn stream(name: &str, rows: u64, millis: u64) -> StreamReport {
         deduplicated: 0,
         rejected: 0,
         unknown_fields: Vec::new(),
+        keeps_unknown: false,
         requests: rows.div_ceil(100),
         retries: 0,
         throttled: 0,

@@ -44,6 +44,8 @@ pub struct StreamReport {
     pub rejected: u64,
     /// Records' fields that the table has no column for, first few by name.
     pub unknown_fields: Vec<String>,
+    /// Whether those fields are kept, in the table's `_extra`.
+    pub keeps_unknown: bool,
     /// Requests, retries included.
     pub requests: u64,
     /// Requests sent again.

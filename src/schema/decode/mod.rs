@@ -292,7 +292,7 @@ impl Decoder {
         std::mem::take(&mut self.rejects)
     }
 
-    /// Names of fields that no column is for, the first few; none where [`EXTRA_COLUMN`] keeps them.
+    /// Names of fields that no column of their own is for, the first few.
     pub fn unknown_fields(&self) -> &BTreeSet<String> {
         &self.notes.unknown
     }

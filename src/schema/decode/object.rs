@@ -200,7 +200,7 @@ impl Object {
             return *key;
         }
         let slot = self.resolve(name);
-        if slot == Slot::Nowhere && notes.extra.is_none() && notes.unknown.len() < MOST_UNKNOWN {
+        if slot == Slot::Nowhere && notes.unknown.len() < MOST_UNKNOWN {
             let dot = if self.path.is_empty() { "" } else { "." };
             notes.unknown.insert(format!("{}{dot}{name}", self.path));
         }
