@@ -97,6 +97,20 @@ impl FromStr for Target {
     }
 }
 
+impl Target {
+    /// Path of a table's resource in BigQuery's API.
+    fn table_path<'a>(&'a self, table: &'a str) -> [&'a str; 6] {
+        [
+            "projects",
+            &self.project,
+            "datasets",
+            &self.dataset,
+            "tables",
+            table,
+        ]
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.project, self.dataset)

@@ -123,14 +123,7 @@ impl Api {
             .rest(Rest {
                 what: format!("read table {}", self.table_name(table)),
                 method: Method::GET,
-                path: &[
-                    "projects",
-                    &target.project,
-                    "datasets",
-                    &target.dataset,
-                    "tables",
-                    table,
-                ],
+                path: &target.table_path(table),
                 query: &[],
                 body: None,
                 if_match: None,
@@ -188,14 +181,7 @@ impl Api {
             .rest(Rest {
                 what: format!("change table {}", self.table_name(table)),
                 method: Method::PATCH,
-                path: &[
-                    "projects",
-                    &target.project,
-                    "datasets",
-                    &target.dataset,
-                    "tables",
-                    table,
-                ],
+                path: &target.table_path(table),
                 query: &[],
                 body: Some(patch),
                 if_match: etag,
@@ -215,14 +201,7 @@ impl Api {
             .rest(Rest {
                 what: format!("drop table {}", self.table_name(table)),
                 method: Method::DELETE,
-                path: &[
-                    "projects",
-                    &target.project,
-                    "datasets",
-                    &target.dataset,
-                    "tables",
-                    table,
-                ],
+                path: &target.table_path(table),
                 query: &[],
                 body: None,
                 if_match: None,
