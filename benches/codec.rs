@@ -10,11 +10,11 @@ mod rows;
 use arrow_array::RecordBatch;
 use drawoff::destination::files::FilesDestination;
 use drawoff::destination::sqlite::SqliteDestination;
-use drawoff::destination::{BatchKind, Destination, Disposition, TableSpec};
+use drawoff::destination::{BatchKind, Destination, TableSpec};
 use drawoff::schema::decode::Decoder;
 use drawoff::schema::render::write_ndjson;
 use drawoff::source::records::Layout;
-use drawoff::state::{Checkpoint, CheckpointKey, CheckpointUpdate};
+use drawoff::state::{Checkpoint, CheckpointKey, CheckpointUpdate, SliceFacts};
 
 const PAGES: u64 = 200;
 const PAGE_ROWS: u64 = 1_000;
@@ -111,13 +111,8 @@ fn decode(pages: &[String]) -> Vec<RecordBatch> {
 async fn land(destination: &dyn Destination, batches: &[RecordBatch]) {
     let table = TableSpec {
         name: "rows".into(),
-        description: String::new(),
         schema: rows::schema(),
-        disposition: Disposition::Append,
-        primary_key: Vec::new(),
-        cursor: None,
-        partition_by: None,
-        cluster_by: Vec::new(),
+        ..TableSpec::default()
     };
     destination.prepare(&table).await.expect("a table");
     let mut slice = destination
@@ -138,6 +133,7 @@ async fn land(destination: &dyn Destination, batches: &[RecordBatch]) {
         checkpoint: Checkpoint::default(),
         expected_version: 0,
         run_id: "bench".into(),
+        facts: SliceFacts::default(),
     };
     slice.publish(&update).await.expect("published");
 }

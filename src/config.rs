@@ -19,6 +19,16 @@ pub const DESTINATION: &str = "DRAWOFF_DESTINATION";
 pub const MEMORY: &str = "DRAWOFF_MEMORY";
 /// Rows after which a slice is published as soon as the checkpoint can say what is done: `250000`.
 pub const SLICE_ROWS: &str = "DRAWOFF_SLICE_ROWS";
+/// How long a run's lease on its source holds without being renewed: `3m`.
+pub const LEASE: &str = "DRAWOFF_LEASE";
+/// Location of a BigQuery dataset that has to be made: `EU`.
+pub const BIGQUERY_LOCATION: &str = "DRAWOFF_BIGQUERY_LOCATION";
+/// Project in which BigQuery's jobs run and are paid for.
+pub const BIGQUERY_JOB_PROJECT: &str = "DRAWOFF_BIGQUERY_JOB_PROJECT";
+/// Most bytes that one BigQuery job may bill: `10GiB`.
+pub const BIGQUERY_MAXIMUM_BYTES_BILLED: &str = "DRAWOFF_BIGQUERY_MAXIMUM_BYTES_BILLED";
+/// Largest Storage Write request: `9MiB`.
+pub const BIGQUERY_REQUEST_BYTES: &str = "DRAWOFF_BIGQUERY_REQUEST_BYTES";
 /// Filter of log lines, as `tracing` has it: `info`, `drawoff=debug`.
 pub const LOG: &str = "DRAWOFF_LOG";
 /// Form of log lines: `text` or `json`. By default `text` on a terminal, else `json`.
@@ -27,6 +37,12 @@ pub const LOG_FORMAT: &str = "DRAWOFF_LOG_FORMAT";
 pub const NO_COLOR: &str = "NO_COLOR";
 /// Name of the Cloud Run job that runs this process.
 pub const CLOUD_RUN_JOB: &str = "CLOUD_RUN_JOB";
+/// Execution of the Cloud Run job that this process is a task of.
+pub const CLOUD_RUN_EXECUTION: &str = "CLOUD_RUN_EXECUTION";
+/// Number of that task in its execution, from 0.
+pub const CLOUD_RUN_TASK_INDEX: &str = "CLOUD_RUN_TASK_INDEX";
+/// How often that task was started before.
+pub const CLOUD_RUN_TASK_ATTEMPT: &str = "CLOUD_RUN_TASK_ATTEMPT";
 /// Name of the Cloud Run service that this process serves.
 pub const K_SERVICE: &str = "K_SERVICE";
 

@@ -38,6 +38,25 @@ pub enum ErrorKind {
     Bug,
 }
 
+impl ErrorKind {
+    /// The kind as one word, for logs and tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Auth => "auth",
+            Self::RateLimited => "rate_limited",
+            Self::Unavailable => "unavailable",
+            Self::Rejected => "rejected",
+            Self::Decode => "decode",
+            Self::Schema => "schema",
+            Self::Destination => "destination",
+            Self::State => "state",
+            Self::Interrupted => "interrupted",
+            Self::Bug => "bug",
+        }
+    }
+}
+
 /// An error with its kind, facts and hint. `Display` prints only this error, not its sources.
 pub struct Error(Box<Inner>);
 

@@ -11,12 +11,16 @@ use arrow_schema::DataType;
 use drawoff::clock::SystemClock;
 use drawoff::destination::bigquery::{BigQuery, BigQuerySettings, Target};
 use drawoff::destination::rejects;
-use drawoff::destination::{BatchKind, Destination, Disposition, Published, Slice, TableSpec};
+use drawoff::destination::{
+    BatchKind, Destination, Disposition, PartitionUnit, Partitioning, Published, Slice, TableSpec,
+};
 use drawoff::error::{ErrorKind, Result};
 use drawoff::google::{Endpoint, Google, GoogleSettings};
 use drawoff::schema::decode::Reject;
 use drawoff::schema::{Column, ColumnType, Mode, TableSchema, arrow_schema};
-use drawoff::state::{Checkpoint, CheckpointKey, CheckpointUpdate, SavedCheckpoint};
+use drawoff::state::{
+    Checkpoint, CheckpointKey, CheckpointUpdate, SavedCheckpoint, SliceFacts, StateStore,
+};
 use serde_json::{Value, json};
 
 use crate::support::emulator::{Emulator, PROJECT};
@@ -50,8 +54,15 @@ fn people(disposition: Disposition) -> TableSpec {
         disposition,
         primary_key: vec!["id".into()],
         cursor: Some("at".into()),
-        partition_by: None,
-        cluster_by: vec![],
+        ..TableSpec::default()
+    }
+}
+
+fn daily(column: &str) -> Partitioning {
+    Partitioning {
+        column: column.into(),
+        unit: PartitionUnit::Day,
+        fixed: false,
     }
 }
 
@@ -81,6 +92,7 @@ fn update(expected_version: u64, run: &str, cursor: &str) -> CheckpointUpdate {
         },
         expected_version,
         run_id: run.into(),
+        facts: SliceFacts::default(),
     }
 }
 
@@ -124,7 +136,13 @@ fn read(dataset: &str) -> Value {
 fn only_own_tables(dataset: &str) {
     assert_eq!(
         Emulator::get().tables(dataset),
-        ["_drawoff_checkpoints", "people", "people__rejects"]
+        [
+            "_drawoff_checkpoints",
+            "_drawoff_leases",
+            "_drawoff_loads",
+            "people",
+            "people__rejects"
+        ]
     );
 }
 
@@ -169,8 +187,9 @@ async fn appends_every_type_exactly() {
         disposition: Disposition::Append,
         primary_key: vec![],
         cursor: None,
-        partition_by: Some("ts".into()),
+        partition: Some(daily("ts")),
         cluster_by: vec!["s".into(), "i".into()],
+        ..TableSpec::default()
     };
     bigquery.prepare(&spec).await.unwrap();
 
@@ -251,7 +270,8 @@ async fn appends_every_type_exactly() {
         published,
         Published {
             rows: 2,
-            deduplicated: 0
+            deduplicated: 0,
+            ..Published::default()
         }
     );
 
@@ -333,7 +353,8 @@ async fn merging_keeps_the_newest_of_each_key() {
         published,
         Published {
             rows: 4,
-            deduplicated: 4
+            deduplicated: 4,
+            ..Published::default()
         }
     );
     assert_eq!(version(&bigquery).await, Some((1, Some("run0".into()))));
@@ -349,7 +370,8 @@ async fn merging_keeps_the_newest_of_each_key() {
         published,
         Published {
             rows: 2,
-            deduplicated: 0
+            deduplicated: 0,
+            ..Published::default()
         }
     );
     // Nothing to say still moves the checkpoint.
@@ -392,7 +414,8 @@ async fn replacing_and_appending() {
         published,
         Published {
             rows: 2,
-            deduplicated: 0
+            deduplicated: 0,
+            ..Published::default()
         }
     );
     let replace = people(Disposition::Replace);
@@ -409,7 +432,8 @@ async fn replacing_and_appending() {
         published,
         Published {
             rows: 1,
-            deduplicated: 1
+            deduplicated: 1,
+            ..Published::default()
         }
     );
     assert_eq!(read(&dataset), json!([{"id": 7, "name": "y", "at": 2}]));
@@ -601,7 +625,7 @@ async fn tables_grow_new_columns_and_refuse_what_cannot_be() {
     assert!(
         error
             .chain()
-            .contains("column `id` is INT64 there, and STRING in the schema"),
+            .contains("column `id` is INT64 there, and STRING in the stream's schema"),
         "{error:?}"
     );
     let mut other = spec.clone();
@@ -609,7 +633,7 @@ async fn tables_grow_new_columns_and_refuse_what_cannot_be() {
         .schema
         .columns
         .push(Column::new("day", ColumnType::Date));
-    other.partition_by = Some("day".into());
+    other.partition = Some(daily("day"));
     let error = bigquery.prepare(&other).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
     assert!(

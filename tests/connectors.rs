@@ -193,11 +193,11 @@ fn malformed_files_are_told_to_the_letter() {
         ),
         (
             "streams: {t: {table: {disposition: merge}}}\n",
-            "acme.yaml:6:36: stream `t` is to be merged and has no `primary_key` -> name the columns that make a row: `primary_key: [id]`\n",
+            "acme.yaml:6:36: stream `t` is to be merged by its `primary_key`, and has none -> name the columns that make a row: `primary_key: [id]`\n",
         ),
         (
             "streams: {t: {table: {disposition: upsert}}}\n",
-            "acme.yaml:6:36: `disposition` must be one of `append`, `merge`, `replace`\n",
+            "acme.yaml:6:36: `disposition` must be one of `append`, `merge`, `replace`, `scd2`\n",
         ),
         (
             "streams: {t: {table: {cluster_by: [a, b, c, d, e]}}}\n",
@@ -266,6 +266,17 @@ fn malformed_files_are_told_to_the_letter() {
         (
             "streams:\n  typed:\n    primary_key: id\n    table: {partition_by: _extracted_at, cluster_by: kind}\n    add_columns: {kind: x}\n    incremental: {cursor: meta.at, since_param: s}\n",
             "",
+        ),
+        (
+            "streams:\n  t: {primary_key: id, table: {disposition: replace, soft_delete: true}}\n  \
+             u: {primary_key: id, table: {disposition: scd2, soft_delete: true}}\n  \
+             v: {primary_key: id, table: {disposition: scd2, partition_by: {column: _valid_from, fixed: true}}}\n  \
+             w: {primary_key: id, table: {soft_delete: true, partition_by: _deleted_at}, add_columns: {_valid_to: x}}\n  \
+             x: {primary_key: id, table: {soft_delete: true}, add_columns: {_deleted_at: x}}\n",
+            "acme.yaml:7:67: `soft_delete` is for tables that are merged into -> say `disposition: merge`, with a `primary_key`\n\
+             acme.yaml:8:64: `soft_delete` is for tables that are merged into -> leave it out: `scd2` gives a row that is no longer listed an end in `_valid_to`\n\
+             acme.yaml:9:74: `fixed` is not true of `_valid_from`, which changes with each run -> leave `fixed` out, or partition by a column such as `created_at`\n\
+             acme.yaml:11:66: added column `_deleted_at` is the engine's own already -> give it another name\n",
         ),
         (
             "streams:\n  t: {pagination: *nowhere}\n",

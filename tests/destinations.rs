@@ -2,8 +2,9 @@
 //!
 //! Another destination joins with a [`Place`] and `conformance!(its_name, its_place())`.
 
-mod bigquery;
+pub mod bigquery;
 pub mod cases;
+pub mod changes;
 mod kill;
 mod parquet;
 mod sqlite;
@@ -30,12 +31,12 @@ macro_rules! conformance {
         $crate::destinations::conformance!(@ $name, $place,
             append merge_replaces_by_key merge_keeps_the_newest merge_by_other_cursors
             merge_needs_keys merge_of_columns_that_are_all_key replace replace_removes_doubles
-            every_type rejects
+            rows_move_between_partitions rows_no_longer_listed_are_marked every_type rejects
             abandoned_and_dropped_slices_never_show forgotten_slices_never_show
             another_version_is_refused a_lost_answer_is_recognised one_slice_is_not_another
-            new_columns_are_added
+            new_columns_are_added columns_become_wider a_frozen_table_stays_as_it_is
             what_does_not_fit_is_refused checkpoints_come_back the_schema_comes_back
-            two_destinations_on_one_place slices_at_the_same_time many_batches);
+            two_destinations_on_one_place slices_at_the_same_time many_batches leases);
     };
     (@ $name:ident, $place:expr, $($case:ident)*) => {
         mod $name {

@@ -101,7 +101,7 @@ fn find_bq() -> Option<std::path::PathBuf> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn github_into_bigquery() {
     let github = GitHub::start().await;
-    let emulator = tokio::task::spawn_blocking(Emulator::get).await.unwrap();
+    let emulator = Emulator::get();
     let bench = bench(&github, emulator);
     let want: Vec<usize> = COUNTS.iter().map(|(_, n)| *n).collect();
 

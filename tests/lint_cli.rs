@@ -256,7 +256,12 @@ async fn a_connector_without_a_schema() {
         assert_eq!(first.len(), 2_000);
         assert_eq!(row(&first, 1)["price"], 10);
         assert_eq!(row(&first, 1)["_extra"], Value::Null);
-        assert!(!first[0].contains_key("colour"));
+        // The table has a column by the end of the run, for the next one to fill.
+        assert!(
+            first
+                .iter()
+                .all(|r| r.get("colour").is_none_or(Value::is_null))
+        );
         assert_eq!(
             json_of(&row(&first, 1_700)["_extra"]),
             json!({"colour": "red", "size": {"width": 1_700}}),

@@ -15,12 +15,16 @@ use crate::connector::Stream;
 use crate::connector::template::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::check::{CheckItem, CheckOutcome, CheckReport};
+use crate::pipeline::contract;
 use crate::pipeline::partitions;
 use crate::pipeline::plan::Bounds;
 use crate::pipeline::table;
-use crate::schema::TableSchema;
 use crate::schema::decode::Decoder;
+use crate::schema::grow::News;
 use crate::schema::infer::Inference;
+use crate::schema::landing::column;
+use crate::schema::{ColumnType, TableSchema};
+use crate::settings::BigQueryOptions;
 use crate::source::pages::Pages;
 use crate::source::records::{Layout, RecordSink, Walked};
 use crate::telemetry::Meter;
@@ -78,6 +82,37 @@ impl OpenSource {
             .hint("check `records`, or declare the stream's schema: records that cannot be read are then kept as rejects"));
         }
         Ok(sink.0)
+    }
+
+    /// What the first records of a stream hold that a table of these columns does not: of up to `pages`
+    /// pages, until there were `records` of them.
+    pub(super) async fn news(
+        &self,
+        stream: &Stream,
+        call: &Call,
+        table: &TableSchema,
+        pages: u64,
+        records: u64,
+    ) -> Result<News> {
+        let mut decoder = Decoder::new(table);
+        decoder.watch();
+        for own in table.columns.iter().filter(|c| column::is_own(&c.name)) {
+            let text = match own.kind {
+                ColumnType::Timestamp => "1970-01-01",
+                _ => "",
+            };
+            decoder.set_constant(&own.name, text)?;
+        }
+        self.look(stream, call, pages, |layout, scope, body| {
+            for (name, template) in &stream.add_columns {
+                decoder.set_constant(name, &template.render(scope)?)?;
+            }
+            let walked = layout.walk(body, &mut decoder)?;
+            decoder.take_rejects();
+            Ok((decoder.position() as u64 >= records, walked))
+        })
+        .await?;
+        Ok(decoder.news())
     }
 
     /// Shows up to `most` pages of a stream, over as many partitions as it takes, to `see`, until
@@ -156,16 +191,21 @@ impl App {
                         rejects: Vec::new(),
                     });
                 }
-                sample.schema(None)
+                sample.schema(&contract::needed(stream))
             }
         };
         let spec = table::spec(stream, columns)?;
         let mut decoder = Decoder::new(&spec.schema);
-        decoder.set_constant(table::RUN_ID, "preview")?;
+        let stamped = !stream.table.bare;
+        if stamped {
+            decoder.set_constant(table::RUN_ID, "preview")?;
+        }
         let mut rejects = Vec::new();
         source
             .look(stream, &call, u64::MAX, |layout, scope, body| {
-                decoder.set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
+                if stamped {
+                    decoder.set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
+                }
                 for (name, template) in &stream.add_columns {
                     decoder.set_constant(name, &template.render(scope)?)?;
                 }
@@ -239,7 +279,7 @@ impl App {
         let mut schema = source
             .sample(found, &self.call(), pages, u64::MAX)
             .await?
-            .schema(None);
+            .schema(&contract::needed(found));
         schema
             .columns
             .retain(|c| c.name != crate::schema::decode::EXTRA_COLUMN);
@@ -265,6 +305,7 @@ impl App {
             .destination
             .clone()
             .unwrap_or_else(|| places::DEFAULT.to_owned());
+        let bigquery = config.bigquery.clone();
         let mut report = CheckReport::default();
         let secrets = config.secrets.len();
         match OpenSource::open(config, &self.secrets, self.clock.clone()).await {
@@ -277,7 +318,7 @@ impl App {
                 self.check_streams(&source, streams, &mut report).await?;
             }
         }
-        self.check_destination(&place, &mut report).await;
+        self.check_destination(&place, &bigquery, &mut report).await;
         Ok(report)
     }
 
@@ -329,13 +370,15 @@ impl App {
                 if sample.records() == 0 {
                     return Ok("0 records in the first page".to_owned());
                 }
-                sample.schema(None)
+                sample.schema(&contract::needed(stream))
             }
         };
         let spec = table::spec(stream, columns)?;
         let mut decoder = Decoder::new(&spec.schema);
-        decoder.set_constant(table::RUN_ID, "check")?;
-        decoder.set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
+        if !stream.table.bare {
+            decoder.set_constant(table::RUN_ID, "check")?;
+            decoder.set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
+        }
         let mut records = 0;
         source
             .look(stream, &call, 1, |layout, scope, body| {
@@ -365,7 +408,12 @@ impl App {
         }
     }
 
-    async fn check_destination(&self, text: &str, report: &mut CheckReport) {
+    async fn check_destination(
+        &self,
+        text: &str,
+        bigquery: &BigQueryOptions,
+        report: &mut CheckReport,
+    ) {
         let what = format!("destination `{text}`");
         if Place::is_new(text) {
             // Opening it would make it.
@@ -375,7 +423,7 @@ impl App {
             );
             return;
         }
-        match Place::open(text, &self.google) {
+        match Place::open(text, &self.google, bigquery) {
             Err(error) => report.add(&what, CheckOutcome::Failed(error)),
             Ok(Place::BigQuery(bigquery)) => {
                 for step in bigquery.check().await {

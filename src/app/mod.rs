@@ -1,6 +1,7 @@
 //! The one module that knows every implementation, and wires them: sources, destinations, secrets.
 
 mod inspect;
+mod lease;
 mod open;
 mod places;
 mod run;
@@ -24,6 +25,7 @@ pub struct App {
     clock: SharedClock,
     google: Google,
     secrets: Secrets,
+    environment: Environment,
 }
 
 impl App {
@@ -39,7 +41,8 @@ impl App {
         Ok(Self {
             settings,
             clock,
-            secrets: Secrets::new(environment, Some(manager)),
+            secrets: Secrets::new(environment.clone(), Some(manager)),
+            environment,
             google,
         })
     }

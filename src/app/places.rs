@@ -10,11 +10,14 @@ use async_trait::async_trait;
 use crate::destination::bigquery::{BigQuery, BigQuerySettings};
 use crate::destination::files::FilesDestination;
 use crate::destination::sqlite::SqliteDestination;
-use crate::destination::{BatchKind, Destination, Published, Slice, TableSpec};
+use crate::destination::{BatchKind, Destination, Plan, Published, Slice, TableSpec};
 use crate::error::{Error, Result};
 use crate::google::Google;
 use crate::schema::TableSchema;
-use crate::state::{CheckpointKey, CheckpointUpdate, SavedCheckpoint};
+use crate::settings::BigQueryOptions;
+use crate::state::{
+    Acquired, CheckpointKey, CheckpointUpdate, Lease, RunRecord, SavedCheckpoint, StateStore,
+};
 
 /// Where rows land when nobody says.
 pub const DEFAULT: &str = "sqlite:drawoff.db";
@@ -32,7 +35,7 @@ impl Place {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Config`] for a text that names none; what opening it says.
-    pub fn open(text: &str, google: &Google) -> Result<Self> {
+    pub fn open(text: &str, google: &Google, bigquery: &BigQueryOptions) -> Result<Self> {
         let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
         let wants =
             |what: &str| Error::config(format!("destination `{text}` names no {what}")).hint(KINDS);
@@ -42,7 +45,13 @@ impl Place {
             ("sqlite", path) => Ok(Self::Local(Arc::new(SqliteDestination::open(path)?))),
             ("parquet", dir) => Ok(Self::Local(Arc::new(FilesDestination::open(dir)?))),
             ("bigquery", target) => {
-                let settings = BigQuerySettings::default();
+                let settings = BigQuerySettings {
+                    location: bigquery.location.clone(),
+                    job_project: bigquery.job_project.clone(),
+                    maximum_bytes_billed: bigquery.maximum_bytes_billed,
+                    request_bytes: bigquery.request_bytes.and_then(|n| n.try_into().ok()),
+                    ..BigQuerySettings::default()
+                };
                 Ok(Self::BigQuery(BigQuery::new(
                     google.clone(),
                     target.parse()?,
@@ -103,8 +112,8 @@ impl Destination for Dry {
         self.name.clone()
     }
 
-    async fn prepare(&self, _: &TableSpec) -> Result<()> {
-        Ok(())
+    async fn prepare(&self, _: &TableSpec) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     async fn existing(&self, table: &str) -> Result<Option<TableSchema>> {
@@ -114,6 +123,27 @@ impl Destination for Dry {
         }
     }
 
+    async fn plan(&self, table: &TableSpec) -> Result<Plan> {
+        match &self.inner {
+            Some(inner) => inner.plan(table).await,
+            None => Ok(Plan {
+                changes: Plan::of_new(table)
+                    .into_iter()
+                    .map(|change| format!("{change} in {}, which does not exist yet", self.name))
+                    .collect(),
+                ..Plan::default()
+            }),
+        }
+    }
+
+    async fn open(&self, _: &TableSpec, _: &str, _: &str) -> Result<Box<dyn Slice>> {
+        Ok(Box::new(DrySlice { rows: 0 }))
+    }
+}
+
+/// Leases and records are not for those who store nothing.
+#[async_trait]
+impl StateStore for Dry {
     async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
         match &self.inner {
             Some(inner) => inner.checkpoints(source).await,
@@ -121,8 +151,20 @@ impl Destination for Dry {
         }
     }
 
-    async fn open(&self, _: &TableSpec, _: &str, _: &str) -> Result<Box<dyn Slice>> {
-        Ok(Box::new(DrySlice { rows: 0 }))
+    async fn acquire(&self, _: &Lease) -> Result<Acquired> {
+        Ok(Acquired::Ours { before: None })
+    }
+
+    async fn renew(&self, _: &Lease) -> Result<()> {
+        Ok(())
+    }
+
+    async fn release(&self, _: &Lease) -> Result<()> {
+        Ok(())
+    }
+
+    async fn record(&self, _: &mut [RunRecord]) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -138,8 +180,12 @@ impl Slice for DrySlice {
     async fn publish(self: Box<Self>, _: &CheckpointUpdate) -> Result<Published> {
         Ok(Published {
             rows: self.rows,
-            deduplicated: 0,
+            ..Published::default()
         })
+    }
+
+    async fn keep_absent(&mut self) -> Result<()> {
+        Ok(())
     }
 
     async fn abandon(self: Box<Self>) -> Result<()> {

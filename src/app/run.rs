@@ -1,21 +1,23 @@
 //! A run: every wanted stream of a source, some at a time, into the destination.
 
+mod streams;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::App;
+use super::lease::Holding;
 use super::open::{Call, OpenSource};
 use super::places::{self, Dry, Place};
 use crate::clock::SharedClock;
 use crate::connector::Stream;
-use crate::destination::{Destination, Disposition};
-use crate::error::{Error, ErrorKind, Result};
+use crate::destination::{Destination, Disposition, Plan};
+use crate::error::{ErrorKind, Result};
+use crate::pipeline::contract;
 use crate::pipeline::cursor::{Cursor, CursorKind};
 use crate::pipeline::plan::Wish;
 use crate::pipeline::report::{Observer, Outcome, Phase, RunReport, StreamReport};
@@ -24,6 +26,9 @@ use crate::pipeline::stage::Budget;
 use crate::pipeline::stream::{StreamRun, cursor_of};
 use crate::pipeline::table;
 use crate::schema::TableSchema;
+use crate::schema::grow::grow;
+use crate::schema::landing::{Contract, column};
+use crate::settings::BigQueryOptions;
 use crate::state::{Checkpoint, CheckpointKey, SavedCheckpoint};
 use crate::telemetry::Meter;
 
@@ -51,6 +56,14 @@ pub struct RunOptions {
     pub dry_run: bool,
     /// Stop after this long.
     pub deadline: Option<Duration>,
+}
+
+/// What was found out about a stream before it ended.
+#[derive(Default)]
+struct Found {
+    cursor_before: Option<String>,
+    cursor_after: Option<String>,
+    plan: Option<Plan>,
 }
 
 /// What the streams of a run share.
@@ -87,67 +100,73 @@ impl App {
             .destination
             .clone()
             .unwrap_or_else(|| places::DEFAULT.to_owned());
+        let bigquery = config.bigquery.clone();
         let source = OpenSource::open(config, &self.secrets, self.clock.clone()).await?;
         let wanted = wanted(&source, &options.streams)?;
-        let destination = self.destination(&place, options.dry_run)?;
-        let saved = destination.checkpoints(&source.name).await.map_err(|e| {
-            e.context(format!(
-                "could not read the checkpoints in {}",
-                destination.describe()
-            ))
-        })?;
-        let at_once = wanted.len().clamp(1, STREAMS_AT_ONCE);
-        let run = Arc::new(Run {
+        let destination = self.destination(&place, &bigquery, options.dry_run)?;
+        let run_id = run_id(started);
+        // Stopped by whoever started it, or by the loss of the lease.
+        let cancel = cancel.child_token();
+        let lease = match options.dry_run {
+            true => None,
+            false => Some(
+                Holding::take(
+                    destination.clone(),
+                    &source.name,
+                    &run_id,
+                    self.settings.lease,
+                    &self.environment,
+                    self.clock.clone(),
+                    cancel.clone(),
+                )
+                .await
+                .map_err(|e| match e.kind() {
+                    ErrorKind::State => e,
+                    _ => e.context(format!(
+                        "could not take the lease of source `{}` in {}",
+                        source.name,
+                        destination.describe()
+                    )),
+                })?,
+            ),
+        };
+        let run = Run {
             options: options.clone(),
             clock: self.clock.clone(),
             slice_rows: self.settings.slice_rows,
             destination,
-            saved,
-            run_id: run_id(started),
+            saved: HashMap::new(),
+            run_id,
             started,
             budget: Budget::new(self.settings.memory),
-            streams: at_once,
+            streams: wanted.len().clamp(1, STREAMS_AT_ONCE),
             cancel,
             observer,
             source,
-        });
-        let meters: Vec<(Stream, Arc<Meter>)> = wanted
-            .into_iter()
-            .map(|s| (s, Arc::new(Meter::default())))
-            .collect();
-        for (stream, meter) in &meters {
-            run.observer.set(&stream.name, meter, Phase::Queued);
+        };
+        let outcome = run.all(wanted, lease.as_ref()).await;
+        if let Some(lease) = lease {
+            lease.end().await;
         }
-        // Each in a task of its own, so that they share the processors.
-        let reports: Vec<StreamReport> = futures::stream::iter(meters)
-            .map(|(stream, meter)| {
-                let run = run.clone();
-                let task = tokio::spawn(async move { run.stream(&stream, &meter).await });
-                AbortOnDropHandle::new(task)
-            })
-            .buffered(at_once)
-            .map(|ended| {
-                ended.map_err(|e| Error::new(ErrorKind::Bug, "a stream's task ended").source(e))
-            })
-            .try_collect()
-            .await?;
-        Ok(RunReport {
-            run_id: run.run_id.clone(),
-            source: run.source.name.clone(),
-            destination: run.destination.describe(),
-            dry_run: options.dry_run,
-            streams: reports,
+        outcome.map(|report| RunReport {
             duration: self.clock.instant() - begun,
+            ..report
         })
     }
 
-    fn destination(&self, text: &str, dry: bool) -> Result<Arc<dyn Destination>> {
+    fn destination(
+        &self,
+        text: &str,
+        bigquery: &BigQueryOptions,
+        dry: bool,
+    ) -> Result<Arc<dyn Destination>> {
+        let open = || Ok(Place::open(text, &self.google, bigquery)?.destination());
         if !dry {
-            return Ok(Place::open(text, &self.google)?.destination());
+            return open();
         }
         let inner = match Place::is_new(text) {
             true => None,
-            false => Some(Place::open(text, &self.google)?.destination()),
+            false => Some(open()?),
         };
         Ok(Arc::new(Dry {
             inner,
@@ -184,8 +203,8 @@ impl Run {
     async fn stream(&self, stream: &Stream, meter: &Arc<Meter>) -> StreamReport {
         let begun = self.clock.instant();
         self.observer.set(&stream.name, meter, Phase::Reading);
-        let mut cursors = (None, None);
-        let outcome = match self.draw(stream, meter, &mut cursors).await {
+        let mut found = Found::default();
+        let outcome = match self.draw(stream, meter, &mut found).await {
             Ok(()) if Meter::get(&meter.rejected) > stream.table.max_rejects => {
                 Outcome::TooManyRejects {
                     limit: stream.table.max_rejects,
@@ -216,14 +235,21 @@ impl Run {
                 .lock()
                 .map(|f| f.iter().cloned().collect())
                 .unwrap_or_default(),
-            keeps_unknown: stream.schema.is_none(),
+            keeps_unknown: contract::keeps_unknown(contract::of(stream)),
+            changes: meter.changes.lock().map(|c| c.clone()).unwrap_or_default(),
             requests: Meter::get(&meter.requests),
             retries: Meter::get(&meter.retries),
             throttled: Meter::get(&meter.throttled),
             bytes: Meter::get(&meter.bytes),
             duration,
-            cursor_before: cursors.0,
-            cursor_after: cursors.1,
+            cursor_before: found.cursor_before,
+            cursor_after: found.cursor_after,
+            ended: self.clock.now(),
+            slices: Meter::get(&meter.slices),
+            plan: found.plan,
+            jobs: Vec::new(),
+            bytes_billed: 0,
+            publishes_in_a_day: 0,
         };
         tracing::info!(
             run_id = self.run_id,
@@ -247,12 +273,7 @@ impl Run {
         report
     }
 
-    async fn draw(
-        &self,
-        stream: &Stream,
-        meter: &Arc<Meter>,
-        cursors: &mut (Option<String>, Option<String>),
-    ) -> Result<()> {
+    async fn draw(&self, stream: &Stream, meter: &Arc<Meter>, found: &mut Found) -> Result<()> {
         let call = Call {
             deadline: self.options.deadline.map(|d| self.clock.instant() + d),
             cancel: self.cancel.clone(),
@@ -260,18 +281,14 @@ impl Run {
         };
         let endpoint = self.source.endpoint(stream, &call)?;
         let parents = self.source.parents(stream, &call)?;
-        let columns = match &stream.schema {
-            Some(schema) => schema.clone(),
-            None => match self.infer(stream, &call).await? {
-                Some(columns) => columns,
-                // The table comes with the first record.
-                None => return Ok(()),
-            },
+        // The table comes with the first record.
+        let Some(columns) = self.columns(stream, &call).await? else {
+            return Ok(());
         };
+        let contract = contract::of(stream);
         let mut spec = table::spec(stream, columns)?;
-        if self.options.full_refresh {
-            spec.disposition = Disposition::Replace;
-        }
+        spec.frozen = contract == Contract::Freeze;
+        table::settle(&mut spec, stream, self.options.full_refresh);
         let (column, kind) = cursor_of(stream, &spec.schema, parents.first().map(|p| &p.stream))?;
         let point = |t: Option<Timestamp>| match kind {
             Some(CursorKind::Time) => t.map(Cursor::Time),
@@ -295,27 +312,44 @@ impl Run {
             .as_ref()
             .map(|s| s.checkpoint.clone())
             .unwrap_or_default();
-        cursors.0 = shown(&published);
-        self.destination.prepare(&spec).await.map_err(|e| {
+        found.cursor_before = published.newest();
+        if self.options.dry_run {
+            found.plan = Some(self.destination.plan(&spec).await.map_err(|e| {
+                e.context(format!(
+                    "could not plan table `{}` in {}",
+                    spec.name,
+                    self.destination.describe()
+                ))
+            })?);
+        }
+        let changes = self.destination.prepare(&spec).await.map_err(|e| {
             e.context(format!(
                 "could not prepare table `{}` in {}",
                 spec.name,
                 self.destination.describe()
             ))
         })?;
-        let writer = SliceWriter::new(SliceContext {
+        meter.changed(changes);
+        let taken_back = self.destination.take_back(&spec, &key).await?;
+        for done in taken_back {
+            tracing::warn!(stream = stream.name, "{done}");
+        }
+        let mut writer = SliceWriter::new(SliceContext {
             destination: self.destination.clone(),
             table: spec,
             run_id: self.run_id.clone(),
             key,
             version: saved.as_ref().map_or(0, |s| s.version),
+            saved: published.newest(),
             clock: self.clock.clone(),
             budget: self.budget.clone(),
             meter: meter.clone(),
+            contract,
             cursor: column,
             appends: stream.table.disposition == Disposition::Append,
             streams: self.streams,
         })?;
+        table::reserved(stream).for_each(|column| writer.reserve(&column));
         let mut work = StreamRun {
             endpoint,
             parents,
@@ -335,7 +369,7 @@ impl Run {
             backfill,
         };
         let outcome = work.run().await;
-        cursors.1 = shown(&work.published);
+        found.cursor_after = work.published.newest();
         outcome
     }
 
@@ -376,16 +410,36 @@ impl Run {
         (key, saved, true)
     }
 
-    /// Columns for a stream that declares none: those of the table as it is, and what a sample shows.
-    /// `None` where there is neither a table nor a record.
-    async fn infer(&self, stream: &Stream, call: &Call) -> Result<Option<TableSchema>> {
-        let existing = self.destination.existing(&stream.table.name).await?;
-        let sample = self
+    /// Columns of a stream's table: as declared, or those of the table as it is, or what a sample
+    /// shows; and in an inferred table that evolves, what a sample shows beside those it has. `None`
+    /// where there is neither a table nor a record.
+    async fn columns(&self, stream: &Stream, call: &Call) -> Result<Option<TableSchema>> {
+        let contract = contract::of(stream);
+        let existing = match (&stream.schema, contract) {
+            (None, _) | (_, Contract::Evolve) => {
+                self.destination.existing(&stream.table.name).await?
+            }
+            _ => None,
+        };
+        let Some(columns) = contract::columns(stream, existing.as_ref()) else {
+            let sample = self
+                .source
+                .sample(stream, call, SAMPLE_PAGES, SAMPLE_RECORDS)
+                .await?;
+            return Ok((sample.records() > 0)
+                .then(|| contract::inferred(sample.schema(&contract::needed(stream)), contract)));
+        };
+        if contract != Contract::Evolve || stream.schema.is_some() {
+            return Ok(Some(columns));
+        }
+        let table = table::spec(stream, columns)?;
+        let news = self
             .source
-            .sample(stream, call, SAMPLE_PAGES, SAMPLE_RECORDS)
+            .news(stream, call, &table.schema, SAMPLE_PAGES, SAMPLE_RECORDS)
             .await?;
-        let nothing = existing.is_none() && sample.records() == 0;
-        Ok((!nothing).then(|| sample.schema(existing.as_ref())))
+        let mut columns = grow(&table.schema, &news, &contract::rules(&table));
+        columns.columns.retain(|c| !column::is_own(&c.name));
+        Ok(Some(columns))
     }
 }
 
@@ -405,12 +459,4 @@ fn bounded_above(stream: &Stream) -> bool {
             .chain(&request.body)
             .chain([&request.path])
             .any(|t| t.names().iter().any(|n| n == "until"))
-}
-
-/// The cursor of a checkpoint as the summary shows it: of many partitions, the newest.
-fn shown(checkpoint: &Checkpoint) -> Option<String> {
-    checkpoint
-        .cursor
-        .clone()
-        .or_else(|| checkpoint.partitions.values().max().cloned())
 }

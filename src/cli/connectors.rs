@@ -11,8 +11,8 @@ use super::words::{count, grouped, span};
 use crate::connector::{
     Auth, ClientAuth, Connector, CursorField, KeyPlace, Pagination, Step, Stream,
 };
-use crate::destination::Disposition;
 use crate::http::RateLimit;
+use crate::schema::landing::{Disposition, PartitionUnit};
 
 /// What to show.
 #[derive(Clone, Debug, Subcommand)]
@@ -164,9 +164,14 @@ fn stream_lines(stream: &Stream) -> Vec<String> {
         Disposition::Append => "rows are added".to_owned(),
         Disposition::Replace => "replaced in each run".to_owned(),
         Disposition::Merge => format!("merged by {}", stream.primary_key.join(", ")),
+        Disposition::Scd2 => format!("history by {}", stream.primary_key.join(", ")),
     }];
-    if let Some(column) = &table.partition_by {
-        facts.push(format!("partitioned by {column}"));
+    if let Some(partition) = &table.partition {
+        let unit = match partition.unit {
+            PartitionUnit::Day => String::new(),
+            unit => format!(" per {}", unit.sql().to_lowercase()),
+        };
+        facts.push(format!("partitioned by {}{unit}", partition.column));
     }
     if !table.cluster_by.is_empty() {
         facts.push(format!("clustered by {}", table.cluster_by.join(", ")));

@@ -9,6 +9,7 @@ use crate::connector::{
     ClientCredentials, ConfigKey, Incremental, Locator, PageSize, Parent, RequestTemplate, Table,
     TimeFormat, TokenBody,
 };
+use crate::schema::landing::{Disposition, PartitionUnit, Partitioning};
 use crate::schema::{Column, ColumnType, TableSchema};
 
 fn template(text: &str) -> Template {
@@ -57,10 +58,7 @@ fn stream(name: &str, path: &str) -> Stream {
         table: Table {
             name: name.to_owned(),
             disposition: Disposition::Merge,
-            partition_by: None,
-            cluster_by: Vec::new(),
-            allow_empty_replace: false,
-            max_rejects: 0,
+            ..Table::default()
         },
         add_columns: Vec::new(),
         schema: None,
@@ -80,7 +78,11 @@ fn acme() -> Connector {
         window: None,
         sorted: false,
     });
-    tickets.table.partition_by = Some("created_at".into());
+    tickets.table.partition = Some(Partitioning {
+        column: "created_at".into(),
+        unit: PartitionUnit::Day,
+        fixed: true,
+    });
     tickets.table.cluster_by = vec!["status".into()];
     tickets.schema = Some(TableSchema {
         columns: vec![Column::new("id", ColumnType::Int64)],

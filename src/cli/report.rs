@@ -43,7 +43,7 @@ pub fn text(error: &Error, paint: Paint) -> String {
 /// One line for Cloud Logging.
 pub fn json(error: &Error) -> String {
     let mut fields = Map::from_iter([
-        ("kind".to_owned(), Value::from(kind(error.kind()))),
+        ("kind".to_owned(), Value::from(error.kind().word())),
         ("transient".to_owned(), error.is_transient().into()),
         ("exit_code".to_owned(), error.exit_code().into()),
     ]);
@@ -54,22 +54,6 @@ pub fn json(error: &Error) -> String {
         fields.insert("@type".to_owned(), log::REPORTED_ERROR.into());
     }
     log::json_line("ERROR", &error.chain(), fields)
-}
-
-fn kind(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::Config => "config",
-        ErrorKind::Auth => "auth",
-        ErrorKind::RateLimited => "rate_limited",
-        ErrorKind::Unavailable => "unavailable",
-        ErrorKind::Rejected => "rejected",
-        ErrorKind::Decode => "decode",
-        ErrorKind::Schema => "schema",
-        ErrorKind::Destination => "destination",
-        ErrorKind::State => "state",
-        ErrorKind::Interrupted => "interrupted",
-        ErrorKind::Bug => "bug",
-    }
 }
 
 /// Redacted, and without characters that move the cursor.

@@ -7,7 +7,7 @@ use super::report;
 use super::style::Paint;
 use super::table::{Align, Table};
 use super::words::{bytes, count, grouped, per_second, shell, span};
-use crate::pipeline::report::{Outcome, RunReport, StreamReport};
+use crate::pipeline::report::{Outcome, PUBLISH_LESS, RunReport, StreamReport};
 
 /// What a line may take.
 const WIDTH: usize = 100;
@@ -25,6 +25,11 @@ pub fn render(run: &RunReport, paint: Paint) -> String {
     );
     text.push_str(&table(run, paint));
     let _ = writeln!(text, "\n{}", paint.dim(&traffic(run)));
+    text.push_str(&plans(run, paint));
+    let changes = changes(run, paint);
+    if !changes.is_empty() {
+        let _ = write!(text, "\n{changes}");
+    }
     let warnings = warnings(run, paint);
     if !warnings.is_empty() {
         let _ = write!(text, "\n{warnings}");
@@ -153,7 +158,52 @@ fn traffic(run: &RunReport) -> String {
             count(deduplicated, "row")
         ));
     }
+    let jobs = run.streams.iter().map(|s| s.jobs.len() as u64).sum();
+    if jobs > 0 {
+        let billed = bytes(total(|s| s.bytes_billed));
+        facts.push(format!("{} billed for {billed}", count(jobs, "job")));
+    }
     facts.join(", ")
+}
+
+/// What is different in the destination's tables now.
+fn changes(run: &RunReport, paint: Paint) -> String {
+    const SHOWN: usize = 12;
+    let all: Vec<&String> = run.streams.iter().flat_map(|s| &s.changes).collect();
+    let mut text = String::new();
+    for change in all.iter().take(SHOWN) {
+        let _ = writeln!(text, "{}: {change}", paint.dim("changed"));
+    }
+    if all.len() > SHOWN {
+        let more = count((all.len() - SHOWN) as u64, "more change");
+        let _ = writeln!(text, "{}: {more}", paint.dim("changed"));
+    }
+    text
+}
+
+/// In a dry run: what the destination would do.
+fn plans(run: &RunReport, paint: Paint) -> String {
+    let mut text = String::new();
+    for s in &run.streams {
+        let Some(plan) = &s.plan else { continue };
+        let _ = writeln!(
+            text,
+            "\n{}",
+            paint.strong(&format!("plan for `{}`", s.stream))
+        );
+        if plan.changes.is_empty() {
+            let _ = writeln!(text, "  tables are as they should be");
+        }
+        for (sign, lines) in [("+", &plan.changes), ("→", &plan.steps)] {
+            for line in lines {
+                let _ = writeln!(text, "  {sign} {line}");
+            }
+        }
+        for line in plan.sql.iter().flat_map(|sql| sql.lines()) {
+            let _ = writeln!(text, "    {}", paint.dim(line));
+        }
+    }
+    text
 }
 
 /// What somebody should look at.
@@ -195,6 +245,9 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
             )),
             _ => {}
         }
+        if s.is_published_too_often() {
+            said.push((s.published_too_often(), Some(PUBLISH_LESS.to_owned())));
+        }
     }
     let mut text = String::new();
     for (message, hint) in said {
@@ -210,11 +263,7 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
             "are left out of",
             "; `drawoff schema --infer` proposes columns",
         ),
-        (
-            true,
-            "are kept in `_extra` of",
-            " until a later run gives them one",
-        ),
+        (true, "are kept in `_extra` of", ""),
     ];
     for (kept, what, then) in notes {
         let streams: Vec<String> = run

@@ -17,6 +17,7 @@ fn stream(name: &str, rows: u64, millis: u64) -> StreamReport {
         rejected: 0,
         unknown_fields: Vec::new(),
         keeps_unknown: false,
+        changes: Vec::new(),
         requests: rows.div_ceil(100),
         retries: 0,
         throttled: 0,
@@ -24,6 +25,12 @@ fn stream(name: &str, rows: u64, millis: u64) -> StreamReport {
         duration: Duration::from_millis(millis),
         cursor_before: None,
         cursor_after: None,
+        ended: jiff::Timestamp::UNIX_EPOCH,
+        slices: 1,
+        plan: None,
+        jobs: Vec::new(),
+        bytes_billed: 0,
+        publishes_in_a_day: 0,
     }
 }
 
@@ -39,6 +46,20 @@ fn run() -> RunReport {
         streams: vec![stream("companies", 120, 90), tickets],
         duration: Duration::from_millis(1_400),
     }
+}
+
+#[test]
+fn changes_of_tables_are_named() {
+    let mut run = run();
+    run.streams[0].changes = (0..14)
+        .map(|n| format!("added column `c{n}` STRING to `tickets`"))
+        .collect();
+    let text = render(&run, Paint::plain());
+    assert!(
+        text.contains("changed: added column `c0` STRING to `tickets`\n"),
+        "{text}"
+    );
+    assert!(text.contains("changed: 2 more changes\n"), "{text}");
 }
 
 #[test]
@@ -165,4 +186,32 @@ fn nothing_new_leaves_nothing_to_try() {
     }
     assert_eq!(next(&run), None);
     assert_eq!(warnings(&run, Paint::plain()), "");
+}
+
+#[test]
+fn a_dry_run_shows_its_plan_and_a_run_what_it_cost() {
+    let mut run = run();
+    run.streams[0].plan = Some(crate::destination::Plan {
+        changes: vec!["create table `companies` (id INT64)".into()],
+        steps: vec!["stage".into(), "publish".into()],
+        sql: Some("BEGIN;\nCOMMIT;".into()),
+    });
+    run.streams[1].plan = Some(crate::destination::Plan::default());
+    run.streams[1].jobs = vec!["a".into(), "b".into()];
+    run.streams[1].bytes_billed = 20_000_000;
+    run.streams[1].publishes_in_a_day = 1_001;
+    let text = render(&run, Paint::plain());
+    assert!(
+        text.contains(
+            "\nplan for `companies`\n  + create table `companies` (id INT64)\n  → stage\n  → publish\n    BEGIN;\n    COMMIT;\n\nplan for `tickets`\n  tables are as they should be\n"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("2 jobs billed for 20.0 MB"), "{text}");
+    assert!(
+        text.contains("warning: table `tickets` was published 1001 times within 24 hours"),
+        "{text}"
+    );
+    run.streams[1].publishes_in_a_day = 1_000;
+    assert!(!render(&run, Paint::plain()).contains("24 hours"));
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use http::Method;
 
 use super::template::Template;
-use crate::destination::Disposition;
 use crate::http::RateLimit;
 use crate::schema::TableSchema;
+use crate::schema::landing::{Contract, Disposition, Partitioning, WriteMethod};
 
 /// A third-party API, declared.
 #[derive(Clone, Debug)]
@@ -330,17 +330,26 @@ pub enum TimeFormat {
 }
 
 /// The table of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// Name.
     pub name: String,
     /// How slices are published. By default: `merge` with a primary key, else `append` when
     /// incremental, else `replace`.
     pub disposition: Disposition,
-    /// Column to partition by, per day.
-    pub partition_by: Option<String>,
+    /// How rows come into BigQuery.
+    pub write_method: WriteMethod,
+    /// What becomes of fields without a fitting column. By default: `discard` with a schema file, else
+    /// `evolve`.
+    pub contract: Option<Contract>,
+    /// Time partitioning.
+    pub partition: Option<Partitioning>,
     /// Columns to cluster by.
     pub cluster_by: Vec<String>,
+    /// In a merged table: rows that a whole listing no longer has get a `_deleted_at`.
+    pub soft_delete: bool,
+    /// Rows have no `_extracted_at` and `_run_id`.
+    pub bare: bool,
     /// A run that reads nothing may empty a replaced table.
     pub allow_empty_replace: bool,
     /// More rejected records than this in a run make the run end non-zero.

@@ -27,7 +27,7 @@ impl Key {
     pub fn of(table: &TableSpec) -> Result<Option<Self>> {
         match table.disposition {
             Disposition::Append => return Ok(None),
-            Disposition::Merge if table.primary_key.is_empty() => {
+            disposition if disposition.is_keyed() && table.primary_key.is_empty() => {
                 return Err(schema_error(format!(
                     "table `{}` is to be merged into, and has no primary key",
                     table.name
@@ -35,7 +35,7 @@ impl Key {
                 .hint("give the stream a `primary_key`, or `disposition: append`"));
             }
             Disposition::Replace if table.primary_key.is_empty() => return Ok(None),
-            Disposition::Merge | Disposition::Replace => {}
+            _ => {}
         }
         let position = |name: &str, role: &str| {
             let at = table

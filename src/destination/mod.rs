@@ -4,55 +4,54 @@
 //! `Ok` means durable. Whatever is staged and not published never shows in a table, and is cleared
 //! away by a later run.
 
+mod audit;
 pub mod bigquery;
 mod blocking;
 pub mod files;
 mod key;
+mod plan;
 pub mod rejects;
 pub mod sqlite;
 
-use std::collections::HashMap;
-
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::TableSchema;
-use crate::state::{CheckpointKey, CheckpointUpdate, SavedCheckpoint};
+pub use plan::Plan;
 
-/// What publishing a slice does to the rows already there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Disposition {
-    /// Adds the rows.
-    Append,
-    /// Replaces the rows with the same primary key, adds the others.
-    Merge,
-    /// The slice's rows become the whole table.
-    Replace,
-}
+pub use crate::schema::landing::{Absent, Disposition, PartitionUnit, Partitioning, WriteMethod};
+use crate::state::{CheckpointKey, CheckpointUpdate, StateStore, lost};
 
 /// A table as a stream wants it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableSpec {
     /// Table name inside the destination's dataset, database or folder.
     pub name: String,
+    /// Name of the stream that the rows are of.
+    pub stream: String,
     /// Shown to analysts.
     pub description: String,
     /// All columns, those of the engine (`_extracted_at`, `_run_id`) included.
     pub schema: TableSchema,
     /// How slices are published.
     pub disposition: Disposition,
-    /// Columns whose values name a row; not empty for [`Disposition::Merge`].
+    /// How rows come in.
+    pub write_method: WriteMethod,
+    /// What becomes of rows whose key a slice lacks, in tables that are merged into or keep history. Where a
+    /// slice has rejects, any of them may be one of these rows: they are kept then.
+    pub absent: Absent,
+    /// Columns whose values name a row; not empty where [`Disposition::is_keyed`].
     pub primary_key: Vec<String>,
     /// The column that says how new a row is: of two staged rows with one key, the higher wins,
     /// and of two equal ones the later staged.
     pub cursor: Option<String>,
-    /// Top-level DATE, DATETIME or TIMESTAMP column to partition by, per day.
-    pub partition_by: Option<String>,
+    /// Time partitioning.
+    pub partition: Option<Partitioning>,
     /// Up to four top-level columns to cluster by.
     pub cluster_by: Vec<String>,
+    /// A table that is there must not change: where it would have to, that is an error.
+    pub frozen: bool,
 }
 
 /// What a staged batch holds.
@@ -72,28 +71,44 @@ pub struct Published {
     pub rows: u64,
     /// Staged rows that a newer staged row with the same key replaced.
     pub deduplicated: u64,
+    /// Staged rows that the destination itself refused; they are in the rejects table.
+    pub rejected: u64,
 }
 
-/// A place where rows land. Repeating any call is harmless.
+/// A place where rows land, and what is known about them beside them. Repeating any call is harmless.
 #[async_trait]
-pub trait Destination: Send + Sync {
+pub trait Destination: StateStore {
     /// What a person would call it: `sqlite:drawoff.db`, `bigquery:project.dataset`.
     fn describe(&self) -> String;
 
-    /// Makes the table, its rejects table, and the table of checkpoints exist in the wanted shape,
-    /// adding nullable columns where the table lacks them, and clears away what dead runs left
-    /// staged for it.
+    /// Makes the table, its rejects table, and the table of checkpoints exist in the wanted shape, a
+    /// table that is there by the rules of [`crate::schema::evolution`], and clears away what dead
+    /// runs left staged for it. Answers with what it changed, a sentence each, for the report.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Schema`] when the table is there with a shape that cannot become
-    /// the wanted one by adding columns.
-    async fn prepare(&self, table: &TableSpec) -> Result<()>;
+    /// the wanted one, or must not ([`TableSpec::frozen`]); and for a table that this kind of
+    /// destination cannot have.
+    async fn prepare(&self, table: &TableSpec) -> Result<Vec<String>>;
 
     /// The columns of a table as it is now, or `None` where it does not exist.
     async fn existing(&self, table: &str) -> Result<Option<TableSchema>>;
 
-    /// Every checkpoint of a source. Empty where nothing was ever published.
-    async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>>;
+    /// What [`Self::prepare`] and a publish would do for the table as things are. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`]'s.
+    async fn plan(&self, table: &TableSpec) -> Result<Plan>;
+
+    /// Takes back what dead runs have left in a prepared table of slices that were never published,
+    /// where rows go straight into it ([`WriteMethod::is_direct`]); elsewhere there is nothing to do.
+    /// Answers with what it did, a sentence each, for the report.
+    ///
+    /// # Errors
+    /// Transient where such rows cannot be deleted yet: the stream must not be read again before.
+    async fn take_back(&self, _table: &TableSpec, _key: &CheckpointKey) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 
     /// Opens a slice of a prepared table. `slice` is unique within a run and safe in a file name.
     async fn open(&self, table: &TableSpec, run_id: &str, slice: &str) -> Result<Box<dyn Slice>>;
@@ -102,6 +117,10 @@ pub trait Destination: Send + Sync {
 /// A slice being staged.
 #[async_trait]
 pub trait Slice: Send {
+    /// Is told, before the first batch, which checkpoint it builds on, and its version. Only a slice
+    /// whose rows show before it is published needs to know so early.
+    fn builds_on(&mut self, _key: &CheckpointKey, _version: u64) {}
+
     /// Takes a batch in. Bounded: waits rather than buffer without limit.
     async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()>;
 
@@ -109,11 +128,24 @@ pub trait Slice: Send {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::State`] when the stored checkpoint is not at the expected version
-    /// (another run has published); nothing is changed then.
+    /// (another run has published), or another run has taken the source's lease; nothing is changed
+    /// then.
     async fn publish(self: Box<Self>, checkpoint: &CheckpointUpdate) -> Result<Published>;
+
+    /// Is told that the slice does not hold all that there is after all: rows whose key it lacks are kept,
+    /// whatever [`TableSpec::absent`] says.
+    async fn keep_absent(&mut self) -> Result<()>;
 
     /// Throws the staged rows away.
     async fn abandon(self: Box<Self>) -> Result<()>;
+}
+
+/// The error of a publish by a run whose lease is another's.
+pub(crate) fn lease_lost(update: &CheckpointUpdate, by: &str, place: &str) -> Error {
+    lost(&update.key.source, &update.run_id, Some(by), place).context(format!(
+        "could not publish stream `{}` of source `{}`; nothing was changed",
+        update.key.stream, update.key.source
+    ))
 }
 
 /// The error of a publish that builds on another version than the stored one.

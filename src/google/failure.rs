@@ -10,7 +10,48 @@ use crate::error::{Error, ErrorKind};
 /// Longest part of a service's message that is shown.
 const LONGEST_MESSAGE: usize = 400;
 
-/// A call that failed for good: refused, or retried to the end.
+/// What to do after a failure, so that nothing is lost or done twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Make the same call again, with the same id: what it asked for is done once at the most.
+    Repeat,
+    /// The job with that id has failed for good: run it again under a new one.
+    NewJob,
+    /// The thing is there: take it for what was asked for, after looking at it.
+    Adopt,
+    /// Asking again changes nothing.
+    GiveUp,
+}
+
+/// What to do after an answer with that status (none: no answer) and reason code, or with that
+/// reason in a job's `errorResult`. BigQuery's page on errors, 2026-08.
+pub(crate) fn next(status: Option<u16>, reason: &str, in_job: bool) -> Next {
+    match reason {
+        "quotaExceeded" | "notImplemented" => Next::GiveUp,
+        "jobBackendError" | "jobInternalError" | "jobRateLimitExceeded" => Next::NewJob,
+        "backendError"
+        | "internalError"
+        | "rateLimitExceeded"
+        | "userRateLimitExceeded"
+        | "tableUnavailable"
+        | "UNAVAILABLE"
+        | "RESOURCE_EXHAUSTED"
+        | "INTERNAL"
+        | "ABORTED"
+        | "DEADLINE_EXCEEDED" => match in_job {
+            true => Next::NewJob,
+            false => Next::Repeat,
+        },
+        _ if in_job => Next::GiveUp,
+        _ => match status {
+            None | Some(408 | 429 | 500 | 502 | 503 | 504) => Next::Repeat,
+            Some(409) => Next::Adopt,
+            Some(_) => Next::GiveUp,
+        },
+    }
+}
+
+/// A call that failed for good (refused, or retried to the end), or a job that did.
 #[derive(Debug)]
 pub struct Failure {
     /// What was attempted, on what: `create table \`p.d.t\``.
@@ -25,6 +66,8 @@ pub struct Failure {
     pub(super) retry_after: Option<Duration>,
     /// An error that is already complete (credentials).
     pub(super) cause: Option<Error>,
+    /// Of a job that was started and failed.
+    pub(super) in_job: bool,
 }
 
 impl Failure {
@@ -51,11 +94,12 @@ impl Failure {
             message,
             retry_after: None,
             cause: None,
+            in_job: false,
         }
     }
 
     /// From a request that got no whole answer.
-    pub(super) fn from_transport(what: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn from_transport(what: &str, message: impl Into<String>) -> Self {
         Self {
             what: what.to_owned(),
             status: None,
@@ -63,6 +107,16 @@ impl Failure {
             message: message.into(),
             retry_after: None,
             cause: None,
+            in_job: false,
+        }
+    }
+
+    /// From a job's `errorResult`.
+    pub(crate) fn of_job(what: &str, error: &Value) -> Self {
+        Self {
+            reason: error["reason"].as_str().unwrap_or_default().to_owned(),
+            in_job: true,
+            ..Self::from_transport(what, tidy(error["message"].as_str().unwrap_or_default()))
         }
     }
 
@@ -89,72 +143,70 @@ impl Failure {
         self.status == Some(412)
     }
 
-    /// Whether the same call may succeed later. Decided by status and reason, never by words.
-    pub fn is_transient(&self) -> bool {
-        if let Some(cause) = &self.cause {
-            return cause.is_transient();
-        }
-        match (self.status, self.reason.as_str()) {
-            (None, _) => true,
-            (Some(408 | 429 | 500 | 502 | 503 | 504), reason) => {
-                !matches!(reason, "notImplemented" | "quotaExceeded")
-            }
-            (_, reason) => is_transient_reason(reason),
+    /// Whether a job was started, and failed.
+    pub fn is_of_job(&self) -> bool {
+        self.in_job
+    }
+
+    /// What to do. Decided by status and reason, never by words.
+    pub fn next(&self) -> Next {
+        match &self.cause {
+            Some(cause) if cause.is_transient() => Next::Repeat,
+            Some(_) => Next::GiveUp,
+            None => next(self.status, &self.reason, self.in_job),
         }
     }
 
-    /// As the crate's error; who must act follows from status and reason.
+    /// Whether the same may succeed later, as it is or in a new job.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.next(), Next::Repeat | Next::NewJob)
+    }
+
+    /// As the crate's error; who must act, and what they should do, follows from status and reason.
     pub fn into_error(self) -> Error {
         if let Some(cause) = self.cause {
             return cause.context(format!("could not {}", self.what));
         }
         let answer = match (self.status, self.reason.as_str()) {
-            (None, _) => self.message.clone(),
+            (None, "") => self.message.clone(),
+            (None, reason) => format!("{reason}: {}", self.message),
             (Some(status), "") => format!("{status}, {}", self.message),
             (Some(status), reason) => format!("{status} {reason}: {}", self.message),
         };
         let transient = self.is_transient();
         let kind = match (self.status, self.reason.as_str()) {
-            (Some(401), _) => ErrorKind::Auth,
+            (Some(401), _) | (_, "accessDenied") => ErrorKind::Auth,
             (_, "quotaExceeded") => ErrorKind::RateLimited,
-            (Some(403), "billingNotEnabled" | "billingTierLimitExceeded") => ErrorKind::Destination,
+            (_, "billingNotEnabled" | "billingTierLimitExceeded") => ErrorKind::Destination,
             _ if transient => ErrorKind::Unavailable,
             (Some(403), _) => ErrorKind::Auth,
             _ => ErrorKind::Destination,
         };
         let error =
             Error::new(kind, format!("could not {}: {answer}", self.what)).transient(transient);
-        match (self.status, self.reason.as_str()) {
-            (Some(401), _) => error.hint(
-                "the credentials were refused: run `gcloud auth application-default login` again, or check the service account's key",
-            ),
-            (_, "quotaExceeded") => {
-                error.hint("a quota is used up: see IAM & Admin > Quotas, or try again tomorrow")
+        let hint = match (self.status, self.reason.as_str()) {
+            (Some(401), _) => {
+                "the credentials were refused: run `gcloud auth application-default login` again, or check the service account's key"
             }
-            (_, "billingNotEnabled") => error.hint("enable billing for the project"),
-            _ => error,
-        }
+            (_, "quotaExceeded") => {
+                "a quota is used up: IAM & Admin > Quotas & System Limits in the Google Cloud console shows which one; a daily one is refilled over 24 hours, so try again tomorrow, or ask for more there"
+            }
+            (_, "billingNotEnabled") => {
+                "link a billing account to the project (Billing in the Google Cloud console)"
+            }
+            (_, "billingTierLimitExceeded") => {
+                "the query needs more than the project's billing tier gives: lift its custom quota or limit"
+            }
+            (_, "bytesBilledLimitExceeded") => {
+                "raise `bigquery: {maximum_bytes_billed}`, or partition and cluster the table so that less of it is read"
+            }
+            (_, "responseTooLarge" | "resourcesExceeded") => {
+                "publish smaller slices: set `DRAWOFF_SLICE_ROWS` lower"
+            }
+            _ => return error,
+        };
+        error.hint(hint)
     }
-}
-
-/// Reasons that mean "not now".
-pub(crate) fn is_transient_reason(reason: &str) -> bool {
-    matches!(
-        reason,
-        "backendError"
-            | "internalError"
-            | "rateLimitExceeded"
-            | "userRateLimitExceeded"
-            | "jobBackendError"
-            | "jobInternalError"
-            | "jobRateLimitExceeded"
-            | "tableUnavailable"
-            | "UNAVAILABLE"
-            | "RESOURCE_EXHAUSTED"
-            | "INTERNAL"
-            | "ABORTED"
-            | "DEADLINE_EXCEEDED"
-    )
 }
 
 /// A service's message fit to be shown: one line, bounded, and what stands in straight quotes, which
@@ -233,6 +285,79 @@ mod tests {
         assert_eq!(of(404, "notFound"), (false, ErrorKind::Destination));
         assert_eq!(of(401, "authError"), (false, ErrorKind::Auth));
         assert_eq!(of(501, "notImplemented"), (false, ErrorKind::Destination));
+    }
+
+    /// BigQuery's page on errors, row by row: an answer's status and reason, what to do then, what to do
+    /// when a job failed for that reason, exit code, and a word of the hint.
+    #[test]
+    fn every_documented_reason() {
+        use Next::*;
+        type Line = (&'static [u16], &'static str, Next, Next, u8, &'static str);
+        let table: [Line; 26] = [
+            (
+                &[500, 502, 503, 504],
+                "backendError",
+                Repeat,
+                NewJob,
+                75,
+                "",
+            ),
+            (&[500], "internalError", Repeat, NewJob, 75, ""),
+            (&[403], "rateLimitExceeded", Repeat, NewJob, 75, ""),
+            (&[403], "userRateLimitExceeded", Repeat, NewJob, 75, ""),
+            (&[400], "jobBackendError", NewJob, NewJob, 75, ""),
+            (&[400], "jobInternalError", NewJob, NewJob, 75, ""),
+            (&[400], "jobRateLimitExceeded", NewJob, NewJob, 75, ""),
+            (&[400], "tableUnavailable", Repeat, NewJob, 75, ""),
+            (&[403], "quotaExceeded", GiveUp, GiveUp, 1, "tomorrow"),
+            (&[403], "responseTooLarge", GiveUp, GiveUp, 1, "SLICE_ROWS"),
+            (&[400], "resourcesExceeded", GiveUp, GiveUp, 1, "SLICE_ROWS"),
+            (&[400], "resourceInUse", GiveUp, GiveUp, 1, ""),
+            (&[400], "timeout", GiveUp, GiveUp, 1, ""),
+            (&[403], "blocked", GiveUp, GiveUp, 1, ""),
+            (&[409], "duplicate", Adopt, GiveUp, 1, ""),
+            (&[404], "notFound", GiveUp, GiveUp, 1, ""),
+            (&[403], "accessDenied", GiveUp, GiveUp, 1, ""),
+            (&[403], "billingNotEnabled", GiveUp, GiveUp, 1, "billing"),
+            (
+                &[400],
+                "billingTierLimitExceeded",
+                GiveUp,
+                GiveUp,
+                1,
+                "tier",
+            ),
+            (
+                &[400],
+                "bytesBilledLimitExceeded",
+                GiveUp,
+                GiveUp,
+                1,
+                "maximum_bytes_billed",
+            ),
+            (&[400], "invalid", GiveUp, GiveUp, 1, ""),
+            (&[400], "invalidQuery", GiveUp, GiveUp, 1, ""),
+            (&[400], "invalidUser", GiveUp, GiveUp, 1, ""),
+            (&[501], "notImplemented", GiveUp, GiveUp, 1, ""),
+            (&[400], "stopped", GiveUp, GiveUp, 1, ""),
+            (&[408, 429], "", Repeat, GiveUp, 75, ""),
+        ];
+        for (statuses, reason, answered, in_job, code, hint) in table {
+            for status in statuses {
+                let body = format!(r#"{{"error":{{"errors":[{{"reason":"{reason}"}}]}}}}"#);
+                let f = Failure::from_answer("x", *status, body.as_bytes());
+                assert_eq!(f.next(), answered, "{status} {reason}");
+                let e = f.into_error();
+                assert_eq!(e.exit_code(), code, "{status} {reason}");
+                assert!(
+                    e.find_hint().unwrap_or_default().contains(hint),
+                    "{status} {reason}: {e:?}"
+                );
+            }
+            let f = Failure::of_job("x", &serde_json::json!({"reason": reason, "message": "m"}));
+            assert_eq!(f.next(), in_job, "{reason} in a job");
+        }
+        assert_eq!(next(None, "", false), Next::Repeat, "no answer at all");
     }
 
     #[test]

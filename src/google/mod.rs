@@ -11,8 +11,9 @@ mod rest;
 mod settings;
 
 pub use endpoint::Endpoint;
-pub use failure::Failure;
-pub(crate) use failure::{is_transient_reason, tidy};
+pub use failure::{Failure, Next};
+pub(crate) use failure::{next, tidy};
+pub(crate) use rest::{Answer, Exchange};
 pub use rest::{Call, RetryPolicy};
 pub use settings::GoogleSettings;
 

@@ -1,12 +1,14 @@
-//! JSON calls to Google's REST surfaces, with the one retry ring around them.
+//! Calls to Google's REST surfaces, with the one retry ring around them.
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 use url::Url;
 
-use super::{Endpoint, Failure, Google};
+use super::{Endpoint, Failure, Google, Next};
+use crate::http::retry_after;
 
 /// Largest answer that is read; a page of query results is at most 20 MB (BigQuery's quota page, 2026-08).
 const LARGEST_ANSWER: usize = 64 << 20;
@@ -74,6 +76,111 @@ pub struct Call<'a> {
     pub retry: RetryPolicy,
 }
 
+/// One exchange with a service, once.
+pub(crate) struct Exchange<'a> {
+    /// What it does, as [`Call::what`].
+    pub what: &'a str,
+    /// Method.
+    pub method: Method,
+    /// Service; says whether credentials go along.
+    pub endpoint: &'a Endpoint,
+    /// Where to.
+    pub url: &'a Url,
+    /// Headers beside the credentials.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+    /// From connecting to the last byte.
+    pub timeout: Duration,
+}
+
+/// A whole answer, whatever its status.
+pub(crate) struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+    /// How long the service asked to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl Answer {
+    /// The answer as a failure of `what`.
+    pub fn failure(&self, what: &str) -> Failure {
+        let mut failure = Failure::from_answer(what, self.status, &self.body);
+        failure.retry_after = self.retry_after;
+        failure
+    }
+
+    /// The body; `Null` where there is none.
+    pub fn json(&self, what: &str, endpoint: &Endpoint) -> Result<Value, Failure> {
+        if self.body.is_empty() || self.status == 204 {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&self.body).map_err(|_| {
+            // A page of a proxy or a cut body under status 200: not the API's answer, so ask again.
+            let status = self.status;
+            Failure::from_transport(
+                what,
+                format!("`{endpoint}` answered {status} with something that is no JSON"),
+            )
+        })
+    }
+}
+
+/// The retry ring: after each failure of one call, whether it is made again, and when.
+pub(crate) struct Ring<'a> {
+    google: &'a Google,
+    what: &'a str,
+    endpoint: &'a Endpoint,
+    retry: RetryPolicy,
+    failures: u32,
+    renewed: bool,
+}
+
+impl Ring<'_> {
+    /// Returns when it is time for another attempt.
+    ///
+    /// # Errors
+    /// The failure, where another attempt is of no use or there were enough.
+    pub async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
+        // A token may be revoked or expire on the way; a new one decides, once.
+        if failure.status == Some(401) && !self.renewed && self.endpoint.takes_credentials() {
+            self.renewed = true;
+            self.google.renew_credentials().await;
+            return Ok(());
+        }
+        self.failures += 1;
+        if failure.next() != Next::Repeat || self.failures >= self.retry.attempts {
+            return Err(failure);
+        }
+        let delay = failure
+            .retry_after
+            .map(|d| d.min(LONGEST_RETRY_AFTER))
+            .unwrap_or_else(|| self.retry.delay(self.failures));
+        let delay_ms = delay.as_millis() as u64;
+        let (status, reason) = (failure.status, failure.reason.as_str());
+        // Who watches a run that stands still should know why.
+        match self.failures {
+            ..3 => tracing::debug!(
+                what = self.what,
+                status,
+                reason,
+                delay_ms,
+                "a call failed and will be repeated"
+            ),
+            n => tracing::warn!(
+                status,
+                reason,
+                delay_ms,
+                "could not {} {n} times in a row; trying again",
+                self.what
+            ),
+        }
+        self.google.clock().sleep(delay).await;
+        Ok(())
+    }
+}
+
 impl Google {
     /// Makes the call, again where it failed in a way that may pass. An empty answer is `Null`.
     ///
@@ -81,111 +188,108 @@ impl Google {
     /// The last [`Failure`].
     pub async fn call(&self, call: Call<'_>) -> Result<Value, Failure> {
         let url = call.endpoint.url(call.path, call.query);
-        let mut failures = 0;
-        let mut renewed = false;
+        let mut ring = self.ring(&call.what, call.endpoint, call.retry);
         loop {
-            let failure = match self.attempt(&call, &url).await {
+            match self.attempt(&call, &url).await {
                 Ok(value) => return Ok(value),
-                Err(failure) => failure,
-            };
-            // A token may be revoked or expire on the way; a new one decides, once.
-            if failure.status == Some(401) && !renewed && call.endpoint.takes_credentials() {
-                renewed = true;
-                self.renew_credentials().await;
-                continue;
+                Err(failure) => ring.again(failure).await?,
             }
-            failures += 1;
-            if !failure.is_transient() || failures >= call.retry.attempts {
-                return Err(failure);
-            }
-            let delay = failure
-                .retry_after
-                .map(|d| d.min(LONGEST_RETRY_AFTER))
-                .unwrap_or_else(|| call.retry.delay(failures));
-            let delay_ms = delay.as_millis() as u64;
-            let (status, reason) = (failure.status, failure.reason.as_str());
-            // Who watches a run that stands still should know why.
-            match failures {
-                ..3 => tracing::debug!(
-                    what = call.what,
-                    status,
-                    reason,
-                    delay_ms,
-                    "a call failed and will be repeated"
-                ),
-                n => tracing::warn!(
-                    status,
-                    reason,
-                    delay_ms,
-                    "could not {} {n} times in a row; trying again",
-                    call.what
-                ),
-            }
-            self.clock().sleep(delay).await;
+        }
+    }
+
+    /// A ring for one call that is made with [`Self::exchange`].
+    pub(crate) fn ring<'a>(
+        &'a self,
+        what: &'a str,
+        endpoint: &'a Endpoint,
+        retry: RetryPolicy,
+    ) -> Ring<'a> {
+        Ring {
+            google: self,
+            what,
+            endpoint,
+            retry,
+            failures: 0,
+            renewed: false,
         }
     }
 
     async fn attempt(&self, call: &Call<'_>, url: &Url) -> Result<Value, Failure> {
-        let headers = self
-            .headers(call.endpoint)
+        let mut headers = HeaderMap::new();
+        if let Some(etag) = call.if_match
+            && let Ok(etag) = HeaderValue::from_str(etag)
+        {
+            headers.insert(http::header::IF_MATCH, etag);
+        }
+        let mut body = Bytes::new();
+        if let Some(json) = call.body {
+            headers.insert(
+                http::header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            );
+            body = json.to_string().into();
+        }
+        let answer = self
+            .exchange(Exchange {
+                what: &call.what,
+                method: call.method.clone(),
+                endpoint: call.endpoint,
+                url,
+                headers,
+                body,
+                timeout: call.retry.attempt_timeout,
+            })
+            .await?;
+        match answer.status {
+            200..300 => answer.json(&call.what, call.endpoint),
+            _ => Err(answer.failure(&call.what)),
+        }
+    }
+
+    /// Sends a request with credentials, once, and reads the whole answer.
+    ///
+    /// # Errors
+    /// A [`Failure`] without a status, where no whole answer came.
+    pub(crate) async fn exchange(&self, exchange: Exchange<'_>) -> Result<Answer, Failure> {
+        let Exchange { what, endpoint, .. } = exchange;
+        let credentials = self
+            .headers(endpoint)
             .await
-            .map_err(|e| Failure::from_error(&call.what, e))?;
+            .map_err(|e| Failure::from_error(what, e))?;
         let mut request = self
-            .http(call.endpoint)
-            .request(call.method.clone(), url.clone())
-            .headers(headers)
-            .timeout(call.retry.attempt_timeout);
-        if let Some(etag) = call.if_match {
-            request = request.header(http::header::IF_MATCH, etag);
+            .http(endpoint)
+            .request(exchange.method, exchange.url.clone())
+            .headers(credentials)
+            .headers(exchange.headers)
+            .timeout(exchange.timeout);
+        if !exchange.body.is_empty() {
+            request = request.body(exchange.body);
         }
-        if let Some(body) = call.body {
-            request = request
-                .header(http::header::CONTENT_TYPE, "application/json")
-                .body(body.to_string());
-        }
-        let transport =
-            |e: reqwest::Error| Failure::from_transport(&call.what, transport(call.endpoint, &e));
+        let transport = |e: reqwest::Error| Failure::from_transport(what, transport(endpoint, &e));
         let mut answer = request.send().await.map_err(transport)?;
-        let status = answer.status();
-        let retry_after = retry_after(answer.headers());
+        let status = answer.status().as_u16();
+        let headers = answer.headers().clone();
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(transport)? {
             if body.len() + chunk.len() > LARGEST_ANSWER {
                 return Err(Failure {
-                    status: Some(status.as_u16()),
+                    status: Some(status),
                     reason: "responseTooLarge".into(),
                     ..Failure::from_transport(
-                        &call.what,
+                        what,
                         format!("the answer is larger than {} MiB", LARGEST_ANSWER >> 20),
                     )
                 });
             }
             body.extend_from_slice(&chunk);
         }
-        if !status.is_success() {
-            let mut failure = Failure::from_answer(&call.what, status.as_u16(), &body);
-            failure.retry_after = retry_after;
-            return Err(failure);
-        }
-        if body.is_empty() || status == StatusCode::NO_CONTENT {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&body).map_err(|_| {
-            // A page of a proxy or a cut body under status 200: not the API's answer, so ask again.
-            Failure::from_transport(
-                &call.what,
-                format!(
-                    "`{}` answered {status} with something that is no JSON",
-                    call.endpoint
-                ),
-            )
+        Ok(Answer {
+            status,
+            retry_after: retry_after(&headers, self.clock().now()),
+            headers,
+            body,
         })
     }
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
-    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// What went wrong on the way, without the URL, which may hold a query.

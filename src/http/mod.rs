@@ -118,3 +118,8 @@ pub struct RateLimit {
     /// Requests that may go out at once; `requests` when not given.
     pub burst: Option<std::num::NonZeroU32>,
 }
+
+/// The wait that an answer's `Retry-After` asks for, as seconds or as a date by the server's clock.
+pub(crate) fn retry_after(answer: &HeaderMap, now: jiff::Timestamp) -> Option<std::time::Duration> {
+    headers::retry_after(answer, headers::server_now(answer, now))
+}

@@ -1,7 +1,9 @@
 //! Runs streams: plans slices, draws pages, decodes, stages and publishes.
 
 pub mod check;
+pub mod contract;
 pub mod cursor;
+pub mod fingerprint;
 pub mod partitions;
 pub mod plan;
 pub mod report;

@@ -3,8 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+use crate::destination::Plan;
 use crate::error::{Error, worst_exit_code};
-use crate::telemetry::Meter;
+use crate::state::RunRecord;
+use crate::telemetry::{Meter, redact};
 
 /// What a run did.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub struct StreamReport {
     pub unknown_fields: Vec<String>,
     /// Whether those fields are kept, in the table's `_extra`.
     pub keeps_unknown: bool,
+    /// What the run changed in the table, a sentence each: `added column `y` STRING to `x``.
+    pub changes: Vec<String>,
     /// Requests, retries included.
     pub requests: u64,
     /// Requests sent again.
@@ -60,6 +66,78 @@ pub struct StreamReport {
     pub cursor_before: Option<String>,
     /// Saved cursor now.
     pub cursor_after: Option<String>,
+    /// When the stream ended.
+    pub ended: Timestamp,
+    /// Slices published.
+    pub slices: u64,
+    /// In a dry run: what the destination would do.
+    pub plan: Option<Plan>,
+    /// Ids of the jobs that the destination ran for the stream.
+    pub jobs: Vec<String>,
+    /// Bytes that those are billed for.
+    pub bytes_billed: u64,
+    /// How often the table was published within a day, where the destination counts.
+    pub publishes_in_a_day: u64,
+}
+
+/// Publishes a day above which somebody should know. Of BigQuery's limits of 1,500 a day and table,
+/// two thirds.
+const MANY_PUBLISHES: u64 = 1_000;
+
+/// What to do about a table that is published too often.
+pub const PUBLISH_LESS: &str =
+    "publish larger slices (`DRAWOFF_SLICE_ROWS`), or run the source less often";
+
+impl StreamReport {
+    /// Whether the table nears BigQuery's limits.
+    pub fn is_published_too_often(&self) -> bool {
+        self.publishes_in_a_day > MANY_PUBLISHES
+    }
+
+    /// That, in words.
+    pub fn published_too_often(&self) -> String {
+        format!(
+            "table `{}` was published {} times within 24 hours; BigQuery queues the INSERTs of a table, and refuses load and copy jobs, after 1,500 a day",
+            self.table, self.publishes_in_a_day
+        )
+    }
+
+    /// For the table of runs.
+    pub fn record(&self, run_id: &str, source: &str, started_at: Timestamp) -> RunRecord {
+        let error = match &self.outcome {
+            Outcome::Failed(error) => Some(error),
+            _ => None,
+        };
+        RunRecord {
+            run_id: run_id.to_owned(),
+            source: source.to_owned(),
+            stream: self.stream.clone(),
+            table: self.table.clone(),
+            started_at,
+            ended_at: self.ended,
+            outcome: match &self.outcome {
+                Outcome::Done => "done",
+                Outcome::Interrupted => "interrupted",
+                Outcome::Failed(_) => "failed",
+                Outcome::TooManyRejects { .. } => "too_many_rejects",
+            },
+            error_kind: error.map(|e| e.kind().word().to_owned()),
+            error: error.map(|e| redact::scrub(&e.chain())),
+            records: self.records,
+            published: self.rows,
+            rejected: self.rejected,
+            deduplicated: self.deduplicated,
+            slices: self.slices,
+            pages: self.pages,
+            bytes: self.bytes,
+            requests: self.requests,
+            retries: self.retries,
+            throttled: self.throttled,
+            cursor_before: self.cursor_before.clone(),
+            cursor_after: self.cursor_after.clone(),
+            ..RunRecord::default()
+        }
+    }
 }
 
 /// How a stream ended.

@@ -91,6 +91,7 @@ impl RecordSink for Seamed<'_> {
             let known = mark(text);
             if let Some(i) = self.seam.expected.iter().position(|e| *e == known) {
                 self.seam.expected.swap_remove(i);
+                self.decoder.pass_over();
                 return Ok(());
             }
             let mut json = Jiter::new(text);

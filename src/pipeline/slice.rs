@@ -5,17 +5,21 @@ use std::time::Instant;
 
 use arrow_array::RecordBatch;
 
+use super::contract;
 use super::cursor::{Cursor, CursorColumn};
+use super::fingerprint;
 use super::seam::{Seam, Seamed};
 use super::stage::{Budget, Stager};
 use super::table;
 use crate::clock::SharedClock;
 use crate::destination::rejects;
-use crate::destination::{BatchKind, Destination, Disposition, TableSpec};
+use crate::destination::{Absent, BatchKind, Destination, Disposition, TableSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::decode::Decoder;
+use crate::schema::grow::grow;
+use crate::schema::landing::{Contract, column};
 use crate::source::records::{Layout, Walked};
-use crate::state::{Checkpoint, CheckpointKey, CheckpointUpdate};
+use crate::state::{Checkpoint, CheckpointKey, CheckpointUpdate, SliceFacts};
 use crate::telemetry::Meter;
 
 /// Rows after which a batch is handed over, whatever its size.
@@ -34,6 +38,9 @@ pub struct SliceWriter {
     budget: Budget,
     meter: Arc<Meter>,
     decoder: Decoder,
+    contract: Contract,
+    /// Rows say when they were received.
+    stamped: bool,
     cursor: Option<CursorColumn>,
     /// In streams that append.
     seam: Option<Seam>,
@@ -45,6 +52,32 @@ pub struct SliceWriter {
     highest: Option<Cursor>,
     staged: u64,
     kept_rejects: u64,
+    /// What was read is known not to be all that there is.
+    partial: bool,
+    /// Records since the last publish, and those of them that were left out.
+    read: u64,
+    skipped: u64,
+    /// What it took to read them is counted from here.
+    counted: Counted,
+    /// The saved cursor.
+    saved: Option<String>,
+}
+
+/// Counters as they stood.
+struct Counted {
+    bytes: u64,
+    requests: u64,
+    throttled: u64,
+}
+
+impl Counted {
+    fn now(meter: &Meter) -> Self {
+        Self {
+            bytes: Meter::get(&meter.bytes),
+            requests: Meter::get(&meter.requests),
+            throttled: Meter::get(&meter.throttled),
+        }
+    }
 }
 
 struct Open {
@@ -62,14 +95,18 @@ pub struct SliceContext {
     pub run_id: String,
     /// The stream's checkpoint…
     pub key: CheckpointKey,
-    /// …and its version when the run began.
+    /// …its version when the run began…
     pub version: u64,
+    /// …and its cursor.
+    pub saved: Option<String>,
     /// Time.
     pub clock: SharedClock,
     /// Bytes on their way, shared with the other streams.
     pub budget: Budget,
     /// Counters.
     pub meter: Arc<Meter>,
+    /// What becomes of what the table's columns do not hold.
+    pub contract: Contract,
     /// The cursor's column, when rows have one.
     pub cursor: Option<CursorColumn>,
     /// Rows are added to those that are there, so none may come twice.
@@ -85,9 +122,16 @@ impl SliceWriter {
     /// [`ErrorKind::Bug`] only.
     pub fn new(context: SliceContext) -> Result<Self> {
         let mut decoder = Decoder::new(&context.table.schema);
-        decoder.set_constant(table::RUN_ID, &context.run_id)?;
+        if matches!(context.contract, Contract::Evolve | Contract::Freeze) {
+            decoder.watch();
+        }
+        let has = |name| context.table.schema.column(name).is_some();
+        if has(table::RUN_ID) {
+            decoder.set_constant(table::RUN_ID, &context.run_id)?;
+        }
         let share = context.budget.bytes() / (4 * context.streams.max(1));
-        Ok(Self {
+        let mut writer = Self {
+            stamped: has(table::EXTRACTED_AT),
             destination: context.destination,
             table: context.table,
             run_id: context.run_id,
@@ -95,8 +139,12 @@ impl SliceWriter {
             version: context.version,
             clock: context.clock,
             budget: context.budget,
+            // What came before, such as a sample for the schema, is part of the first slice's cost.
+            counted: Counted::now(&Meter::default()),
             meter: context.meter,
+            saved: context.saved,
             decoder,
+            contract: context.contract,
             seam: context
                 .cursor
                 .clone()
@@ -109,7 +157,43 @@ impl SliceWriter {
             highest: None,
             staged: 0,
             kept_rejects: 0,
-        })
+            partial: false,
+            read: 0,
+            skipped: 0,
+        };
+        writer.mark_rows()?;
+        Ok(writer)
+    }
+
+    /// Marks the rows to come with the slice that they will be of, where the table has a column for it.
+    fn mark_rows(&mut self) -> Result<()> {
+        if self.table.schema.column(table::SLICE_ID).is_none() {
+            return Ok(());
+        }
+        let id = table::slice_id(&self.run_id, &slice_name(self.slices + 1));
+        self.decoder.set_constant(table::SLICE_ID, &id)
+    }
+
+    /// How slices are published.
+    pub fn disposition(&self) -> Disposition {
+        self.table.disposition
+    }
+
+    /// Whether a slice says of all rows of the table what becomes of them, so that it has to hold all
+    /// that there is.
+    pub fn is_whole(&self) -> bool {
+        self.table.disposition == Disposition::Replace || self.table.absent == Absent::Close
+    }
+
+    /// Is told that the source may have more than was read: rows that the slice lacks are kept as they
+    /// are.
+    pub fn expect_more(&mut self) {
+        self.partial = true;
+    }
+
+    /// Keeps a column of the engine's null, whatever fields records have.
+    pub fn reserve(&mut self, column: &str) {
+        self.decoder.reserve(column);
     }
 
     /// Sets columns that are the same for all records of a partition.
@@ -144,16 +228,40 @@ impl SliceWriter {
     /// # Errors
     /// A page that is not what the layout says, or not sorted; staging that failed.
     pub async fn page(&mut self, layout: &Layout, body: &[u8], sorted: bool) -> Result<Walked> {
-        self.decoder
-            .set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
+        if self.stamped {
+            self.decoder
+                .set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
+        }
+        if self.table.disposition == Disposition::Scd2 {
+            self.decoder
+                .set_constant(column::VALID_FROM, &self.clock.now().to_string())?;
+            // Until the batch is whole.
+            self.decoder.set_constant(column::ROW_HASH, "")?;
+        }
+        let held = self.held();
         let position = self.decoder.position();
         let walked = match &mut self.seam {
-            None => layout.walk(body, &mut self.decoder)?,
+            None => layout.walk(body, &mut self.decoder),
             Some(seam) => {
                 let decoder = &mut self.decoder;
-                layout.walk(body, &mut Seamed { decoder, seam })?
+                layout.walk(body, &mut Seamed { decoder, seam })
             }
         };
+        let skipped = self.decoder.take_skipped();
+        self.skipped += skipped;
+        Meter::add(&self.meter.deduplicated, skipped);
+        let walked = match walked {
+            Ok(walked) => walked,
+            Err(error) => {
+                // What came before the fault may still be published.
+                self.read += self.held() - held + skipped;
+                return Err(error);
+            }
+        };
+        self.read += walked.records;
+        if self.contract == Contract::Freeze {
+            contract::check_frozen(&self.decoder, &self.key.stream, &self.table.name)?;
+        }
         if let Some(column) = &self.cursor {
             let found = column.highest(&self.decoder, position);
             if sorted && !column.is_ascending(&self.decoder, position) {
@@ -162,8 +270,9 @@ impl SliceWriter {
             self.highest = self.highest.take().max(found);
         }
         Meter::add(&self.meter.records, walked.records);
-        Meter::add(&self.meter.deduplicated, self.decoder.take_skipped());
-        if self.decoder.len() >= BATCH_ROWS || self.decoder.bytes() >= self.batch_bytes {
+        let full = self.decoder.len() >= BATCH_ROWS || self.decoder.bytes() >= self.batch_bytes;
+        // Rows that show before their slice is published are to show soon.
+        if full || self.table.write_method.is_direct() {
             self.flush().await?;
         }
         Ok(walked)
@@ -177,6 +286,10 @@ impl SliceWriter {
         let found = self.decoder.take_rejects();
         if let Some(batch) = self.decoder.take()? {
             self.staged += batch.num_rows() as u64;
+            let batch = match self.table.disposition {
+                Disposition::Scd2 => fingerprint::fill(batch)?,
+                _ => batch,
+            };
             self.send(BatchKind::Rows, batch).await?;
         }
         if !found.is_empty() {
@@ -209,20 +322,26 @@ impl SliceWriter {
             return Ok(open);
         }
         self.slices += 1;
-        let name = format!("{:04}", self.slices);
-        let slice = self
+        let name = slice_name(self.slices);
+        let mut slice = self
             .destination
             .open(&self.table, &self.run_id, &name)
             .await?;
+        slice.builds_on(&self.key, self.version);
         Ok(Open {
             stager: Stager::start(slice, self.budget.clone()),
             since: self.clock.instant(),
         })
     }
 
+    /// Rows and rejects that are decoded and not handed over.
+    fn held(&self) -> u64 {
+        (self.decoder.len() + self.decoder.rejected()) as u64
+    }
+
     /// Rows and rejects since the last publish.
     pub fn pending(&self) -> u64 {
-        self.staged + self.kept_rejects + (self.decoder.len() + self.decoder.rejected()) as u64
+        self.staged + self.kept_rejects + self.held()
     }
 
     /// Seconds since the first batch after the last publish.
@@ -259,39 +378,110 @@ impl SliceWriter {
     /// Publishes what is staged together with `checkpoint`.
     ///
     /// # Errors
-    /// The destination's; and [`ErrorKind::Destination`] when the rows that it published and removed
-    /// as duplicates are not the rows that were staged.
+    /// The destination's; and [`ErrorKind::Destination`] when the records read are not those staged,
+    /// rejected and left out, in which case nothing is published, or the rows staged are not those
+    /// published, rejected and removed as duplicates.
     pub async fn publish(&mut self, checkpoint: Checkpoint) -> Result<()> {
         self.flush().await?;
+        let (read, staged, rejected) = (self.read, self.staged, self.kept_rejects);
+        if read != staged + rejected + self.skipped {
+            return Err(self.miscounted(format!(
+                "{read} records were read, and {staged} were staged, {rejected} rejected and {} left out as known; nothing was published",
+                self.skipped
+            )));
+        }
         let open = self.opened().await?;
-        let slice = open.stager.finish().await?;
+        let mut slice = open.stager.finish().await?;
+        if self.table.absent == Absent::Close {
+            if self.partial {
+                slice.keep_absent().await?;
+            }
+            if self.partial || rejected > 0 {
+                tracing::warn!(
+                    stream = self.key.stream,
+                    rejected,
+                    "rows that were not listed keep their state: records were missing or rejected, and any of them may be one of these rows"
+                );
+            }
+        }
+        let counted = Counted::now(&self.meter);
+        let cursor = checkpoint.newest();
         let update = CheckpointUpdate {
             key: self.key.clone(),
             checkpoint,
             expected_version: self.version,
             run_id: self.run_id.clone(),
+            facts: SliceFacts {
+                records: read,
+                skipped: self.skipped,
+                rejected,
+                bytes: counted.bytes - self.counted.bytes,
+                requests: counted.requests - self.counted.requests,
+                throttled: counted.throttled - self.counted.throttled,
+                cursor_before: self.saved.clone(),
+                cursor_after: cursor.clone(),
+            },
         };
         let published = slice.publish(&update).await?;
         self.version += 1;
-        let staged = std::mem::take(&mut self.staged);
-        let rejected = std::mem::take(&mut self.kept_rejects);
-        Meter::add(&self.meter.rejected, rejected);
+        self.counted = counted;
+        self.saved = cursor;
+        (self.read, self.skipped, self.staged, self.kept_rejects) = (0, 0, 0, 0);
+        self.mark_rows()?;
+        Meter::add(&self.meter.slices, 1);
+        Meter::add(&self.meter.rejected, rejected + published.rejected);
         Meter::add(&self.meter.published, published.rows);
         Meter::add(&self.meter.deduplicated, published.deduplicated);
-        if published.rows + published.deduplicated != staged {
-            return Err(Error::new(
-                ErrorKind::Destination,
-                format!(
-                    "`{}` staged {staged} rows for table `{}` and then published {} and removed {} duplicates",
-                    self.destination.describe(),
-                    self.table.name,
-                    published.rows,
-                    published.deduplicated
-                ),
-            )
-            .hint("the counts must add up: compare the table with the source before the next run"));
+        if published.rows + published.deduplicated + published.rejected != staged {
+            return Err(self.miscounted(format!(
+                "{staged} rows were staged, and {} were published, {} removed as duplicates and {} rejected by the destination",
+                published.rows, published.deduplicated, published.rejected
+            )));
         }
         Ok(())
+    }
+
+    /// Gives an evolving table the columns for what came since it was last given some and what its
+    /// columns do not hold; between slices. Rows that go straight into the table (`at_end`: no more
+    /// will) must not meet a change: the write API learns of it minutes later.
+    ///
+    /// # Errors
+    /// The destination's.
+    pub async fn evolve(&mut self, at_end: bool) -> Result<()> {
+        if self.contract != Contract::Evolve || (self.table.write_method.is_direct() && !at_end) {
+            return Ok(());
+        }
+        let news = self.decoder.news();
+        let schema = grow(&self.table.schema, &news, &contract::rules(&self.table));
+        if news.is_empty() || schema == self.table.schema {
+            return Ok(());
+        }
+        let table = TableSpec {
+            schema,
+            ..self.table.clone()
+        };
+        let changes = self.destination.prepare(&table).await.map_err(|e| {
+            e.context(format!(
+                "everything read was published, and table `{}` could not be given the columns for what is new in it",
+                table.name
+            ))
+        })?;
+        self.decoder = self.decoder.with_columns(&table.schema)?;
+        self.table = table;
+        self.meter.changed(changes);
+        Ok(())
+    }
+
+    fn miscounted(&self, what: String) -> Error {
+        Error::new(
+            ErrorKind::Destination,
+            format!(
+                "the counts of table `{}` in `{}` do not add up: {what}",
+                self.table.name,
+                self.destination.describe()
+            ),
+        )
+        .hint("compare the table with the source before the next run, and report this with the lines of the log")
     }
 
     /// Throws away what is read and not published.
@@ -299,8 +489,9 @@ impl SliceWriter {
         // Only a bug could fail here, and the rows are thrown away in any case.
         let _ = self.decoder.take();
         self.decoder.take_rejects();
-        self.staged = 0;
-        self.kept_rejects = 0;
+        self.decoder.take_skipped();
+        (self.read, self.skipped, self.staged, self.kept_rejects) = (0, 0, 0, 0);
+        self.partial = false;
         if let Some(open) = self.open.take()
             && let Ok(slice) = open.stager.finish().await
             && let Err(error) = slice.abandon().await
@@ -311,11 +502,20 @@ impl SliceWriter {
                 error.chain()
             );
         }
+        let _ = self.mark_rows();
     }
 
     /// Whether publishing nothing would empty the table.
     pub fn would_empty(&self) -> bool {
-        self.table.disposition == Disposition::Replace
-            && self.staged + self.decoder.len() as u64 == 0
+        self.is_whole() && self.staged + self.decoder.len() as u64 == 0
     }
 }
+
+/// The name of a run's `n`-th slice of a stream.
+fn slice_name(n: u32) -> String {
+    format!("{n:04}")
+}
+
+#[cfg(test)]
+#[path = "slice_tests.rs"]
+mod tests;

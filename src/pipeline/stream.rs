@@ -49,7 +49,7 @@ pub struct StreamRun {
     pub slice_rows: u64,
     /// When the run started.
     pub started: jiff::Timestamp,
-    /// Everything is read and becomes the whole table.
+    /// Everything is read, whatever was read before.
     pub full_refresh: bool,
     /// A span is read that does not join what was read before; the checkpoint is its own.
     pub backfill: bool,
@@ -103,24 +103,22 @@ impl StreamRun {
     }
 
     fn disposition(&self) -> Disposition {
-        if self.full_refresh {
-            Disposition::Replace
-        } else {
-            self.stream().table.disposition
-        }
+        self.writer.disposition()
     }
 
     /// Whether something read but not published would spare the next run work. The rows that the
-    /// checkpoint does not speak of will be read again, which only a merge forgives.
+    /// checkpoint does not speak of will be read again, which only a merge forgives; and what has to be
+    /// whole is never published in part.
     fn has_progress(&self) -> bool {
-        self.disposition() == Disposition::Merge
+        self.disposition().is_keyed()
+            && !self.writer.is_whole()
             && self.writer.pending() > 0
             && self.checkpoint != self.published
     }
 
     /// Whether the slice is full enough to be published at a point where it can be.
     fn is_full(&self) -> bool {
-        self.disposition() != Disposition::Replace
+        !self.writer.is_whole()
             && (self.writer.pending() >= self.slice_rows || self.writer.age() >= SLICE_SECONDS)
     }
 
@@ -262,7 +260,7 @@ impl StreamRun {
         match self.disposition() {
             // There the seam tells which records of that value are read.
             Disposition::Append => Some(highest.clone()),
-            Disposition::Merge | Disposition::Replace => {
+            Disposition::Merge | Disposition::Replace | Disposition::Scd2 => {
                 highest.just_below().or_else(|| Some(highest.clone()))
             }
         }
@@ -333,6 +331,7 @@ impl StreamRun {
                     stream,
                     "records went away while pages were counted: some may be missing"
                 );
+                self.writer.expect_more();
             }
             if let (read, Some(announced)) = pages.counts()
                 && read < announced
@@ -344,6 +343,7 @@ impl StreamRun {
                     announced,
                     "the API announced more records than it served"
                 );
+                self.writer.expect_more();
             }
             return Ok(highest);
         }
@@ -352,7 +352,7 @@ impl StreamRun {
     /// Whether the next page can be asked for by the last cursor value in place of a page number.
     fn pages_by_value(&self) -> bool {
         let pagination = &self.stream().pagination;
-        self.disposition() == Disposition::Merge
+        self.disposition().is_keyed()
             && !pagination.read_ahead
             && matches!(pagination.step, Step::Page { .. } | Step::Offset { .. })
             && self.incremental().is_some_and(|i| i.since_param.is_some())
@@ -369,7 +369,7 @@ impl StreamRun {
     async fn publish(&mut self) -> Result<()> {
         self.writer.publish(self.checkpoint.clone()).await?;
         self.published = self.checkpoint.clone();
-        Ok(())
+        self.writer.evolve(false).await
     }
 
     /// The last publish of a run: nothing to do where nothing came, and nothing is emptied unasked.
@@ -388,10 +388,12 @@ impl StreamRun {
         } else if self.parents.is_empty() {
             self.save_seam("");
         }
-        if self.writer.pending() == 0 && self.checkpoint == self.published {
+        let nothing = self.writer.pending() == 0 && self.checkpoint == self.published;
+        if nothing && !self.writer.would_empty() {
             return Ok(());
         }
-        self.publish().await
+        self.publish().await?;
+        self.writer.evolve(true).await
     }
 }
 

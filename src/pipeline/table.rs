@@ -2,14 +2,17 @@
 //! and the engine's own.
 
 use crate::connector::Stream;
-use crate::destination::{Disposition, TableSpec};
+use crate::destination::{Absent, Disposition, TableSpec, WriteMethod};
 use crate::error::{Error, Result};
+use crate::schema::landing::column::{DELETED_AT, ROW_HASH, VALID_FROM, VALID_TO};
 use crate::schema::{Column, ColumnType, Mode, TableSchema};
 
-/// When the row's page was received.
-pub const EXTRACTED_AT: &str = "_extracted_at";
-/// The run that received it.
-pub const RUN_ID: &str = "_run_id";
+pub use crate::schema::landing::column::{EXTRACTED_AT, RUN_ID, SLICE_ID};
+
+/// What [`SLICE_ID`] holds.
+pub fn slice_id(run_id: &str, slice: &str) -> String {
+    format!("{run_id}/{slice}")
+}
 
 /// The table of `stream` with `columns`. Columns of the primary key become REQUIRED: a null names
 /// no row.
@@ -19,7 +22,11 @@ pub const RUN_ID: &str = "_run_id";
 pub fn spec(stream: &Stream, mut columns: TableSchema) -> Result<TableSpec> {
     columns
         .columns
-        .retain(|c| c.name != EXTRACTED_AT && c.name != RUN_ID);
+        .retain(|c| ![EXTRACTED_AT, RUN_ID, SLICE_ID].contains(&c.name.as_str()));
+    let kept = kept_columns(stream);
+    columns
+        .columns
+        .retain(|c| !kept.iter().any(|k| k.name.eq_ignore_ascii_case(&c.name)));
     for (name, _) in &stream.add_columns {
         if columns.column(name).is_none() {
             let about = "The same for all rows that were read for one parent record.";
@@ -53,16 +60,26 @@ pub fn spec(stream: &Stream, mut columns: TableSchema) -> Result<TableSpec> {
             }
         }
     }
-    columns.columns.push(
-        Column::new(EXTRACTED_AT, ColumnType::Timestamp)
-            .mode(Mode::Required)
-            .describe("When drawoff received the record."),
-    );
-    columns.columns.push(
-        Column::new(RUN_ID, ColumnType::String)
-            .mode(Mode::Required)
-            .describe("The run of drawoff that received the record."),
-    );
+    if !stream.table.bare {
+        columns.columns.push(
+            Column::new(EXTRACTED_AT, ColumnType::Timestamp)
+                .mode(Mode::Required)
+                .describe("When drawoff received the record."),
+        );
+        columns.columns.push(
+            Column::new(RUN_ID, ColumnType::String)
+                .mode(Mode::Required)
+                .describe("The run of drawoff that received the record."),
+        );
+    }
+    if stream.table.write_method.is_direct() {
+        // NULLABLE, so that the stream may change to another method.
+        columns.columns.push(
+            Column::new(SLICE_ID, ColumnType::String)
+                .describe("The slice that the row came with, as drawoff's RUN/SLICE."),
+        );
+    }
+    columns.columns.extend(kept);
     let cursor = match &stream.incremental {
         Some(i) => match &i.cursor {
             crate::connector::CursorField::Own(name) if !name.contains('.') => Some(name.clone()),
@@ -81,12 +98,70 @@ pub fn spec(stream: &Stream, mut columns: TableSchema) -> Result<TableSpec> {
     }
     Ok(TableSpec {
         name: stream.table.name.clone(),
+        stream: stream.name.clone(),
         description: stream.description.clone(),
         schema: columns,
         disposition: stream.table.disposition,
         primary_key: stream.primary_key.clone(),
         cursor,
-        partition_by: stream.table.partition_by.clone(),
+        write_method: stream.table.write_method,
+        partition: stream.table.partition.clone(),
         cluster_by: stream.table.cluster_by.clone(),
+        ..TableSpec::default()
     })
+}
+
+/// Sets how a run lands rows in the table: what it replaces, and whether rows that it does not list are
+/// gone from the source. History and marks of deletion outlive a full refresh, which reads everything and
+/// then compares.
+pub fn settle(spec: &mut TableSpec, stream: &Stream, full_refresh: bool) {
+    let remembers = stream.table.soft_delete || spec.disposition == Disposition::Scd2;
+    if !remembers {
+        if full_refresh {
+            spec.disposition = Disposition::Replace;
+            // A table that is replaced keeps its old rows until the new ones are published, which rows
+            // that go straight into it cannot do. A load job, too, goes where gRPC cannot.
+            spec.write_method = match spec.write_method {
+                WriteMethod::Stream => WriteMethod::StorageWrite,
+                WriteMethod::InsertAll => WriteMethod::LoadJob,
+                staged => staged,
+            };
+        }
+    } else if full_refresh || stream.incremental.is_none() {
+        spec.absent = Absent::Close;
+    }
+}
+
+/// Columns that say since when and until when a row holds.
+fn kept_columns(stream: &Stream) -> Vec<Column> {
+    let time = |name: &str| Column::new(name, ColumnType::Timestamp);
+    if stream.table.disposition == Disposition::Scd2 {
+        return vec![
+            time(VALID_FROM)
+                .mode(Mode::Required)
+                .describe("When drawoff received this version of the record."),
+            time(VALID_TO).describe(
+                "When the next version was received, or the record was no longer listed; null for the current version.",
+            ),
+            Column::new(ROW_HASH, ColumnType::String)
+                .mode(Mode::Required)
+                .describe("Hash of the values; tells versions apart."),
+        ];
+    }
+    if stream.table.soft_delete {
+        return vec![
+            time(DELETED_AT)
+                .describe("When the record was no longer listed; null for one that is."),
+        ];
+    }
+    Vec::new()
+}
+
+/// Of these, the nullable ones, which no field of a record goes to.
+pub fn reserved(stream: &Stream) -> impl Iterator<Item = String> {
+    let nullable = |c: &Column| c.mode == Mode::Nullable;
+    kept_columns(stream)
+        .into_iter()
+        .filter(nullable)
+        .map(|c| c.name)
 }

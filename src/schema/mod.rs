@@ -6,12 +6,15 @@
 
 pub mod decode;
 pub mod evolution;
+pub mod grow;
 pub mod infer;
+pub mod landing;
 pub mod name;
 pub mod render;
 pub mod value;
 
 mod arrow;
+mod shape;
 
 pub use arrow::{arrow_schema, column_type_of};
 
@@ -182,6 +185,13 @@ impl Column {
         }
     }
 
+    /// Sets the name.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
     /// Sets the mode.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
@@ -241,6 +251,11 @@ impl TableSchema {
             .iter()
             .find(|c| c.name.eq_ignore_ascii_case(name))
     }
+}
+
+/// How many columns there are, those inside RECORDs included.
+pub fn size(columns: &[Column]) -> usize {
+    columns.iter().map(|c| 1 + size(&c.fields)).sum()
 }
 
 fn validate(columns: &[Column], origin: &str, path: &str, depth: usize) -> Result<()> {

@@ -1,4 +1,15 @@
-//! Column names: what BigQuery takes, and how a JSON key becomes one.
+//! Column names: what BigQuery takes, and which column a JSON key's value goes to.
+//!
+//! Several keys of one object may come to the same name: `a.b` and `a_b`, `ID` and `id`. Each gets a
+//! column of its own. The key that is spelled like the column has it; of others the first by the
+//! alphabet; the rest get a name that ends with a hash of the key ([`hashed`]), which depends on
+//! nothing but the key. [`assign`] and the decoder go by this rule, against the columns that a table
+//! already has.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
 
 /// Longest column name.
 pub const MAX_LENGTH: usize = 300;
@@ -67,26 +78,108 @@ pub fn normalize(key: &str) -> String {
     name
 }
 
-/// [`normalize`] over sibling keys, made unique without regard to case: the later of two alike gets
-/// `_2`, `_3`… The order of `keys` decides; sort them first where their order may vary.
-pub fn normalize_all<'a>(keys: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    let mut taken = std::collections::HashSet::new();
-    keys.into_iter()
-        .map(|key| {
-            let base = normalize(key);
-            let mut name = base.clone();
-            let mut n = 2;
-            while !taken.insert(name.to_ascii_lowercase()) {
-                let suffix = format!("_{n}");
-                name = format!(
-                    "{}{suffix}",
-                    &base[..base.len().min(MAX_LENGTH - suffix.len())]
-                );
-                n += 1;
+/// The column name for a key whose own name belongs to another: [`normalize`] and eight digits of the
+/// key's SHA-256.
+pub fn hashed(key: &str) -> String {
+    let mut suffix = String::from("_");
+    for byte in &Sha256::digest(key)[..4] {
+        let _ = write!(suffix, "{byte:02x}");
+    }
+    suffixed(&normalize(key), &suffix)
+}
+
+/// A name with something behind it, cut in front of it to [`MAX_LENGTH`].
+pub fn suffixed(name: &str, suffix: &str) -> String {
+    let cut = name.len().min(MAX_LENGTH.saturating_sub(suffix.len()));
+    format!("{}{suffix}", name.get(..cut).unwrap_or(name))
+}
+
+/// How well a key fits a column's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fit {
+    /// The column is called like it, or by its [`hashed`] name: no other key has a better claim.
+    Own,
+    /// The column is called what the key normalizes to: another key may have a better claim.
+    Alike,
+}
+
+/// The first of `names` that is a key's, and how well it fits.
+pub fn find<'a>(key: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<(usize, Fit)> {
+    if let Some(i) = names.clone().position(|n| n == key) {
+        return Some((i, Fit::Own));
+    }
+    let like = |name: String| names.clone().position(|n| n.eq_ignore_ascii_case(&name));
+    like(hashed(key))
+        .map(|i| (i, Fit::Own))
+        .or_else(|| like(normalize(key)).map(|i| (i, Fit::Alike)))
+}
+
+/// Which of two keys has the better claim to a name that both normalize to.
+pub fn better<'a>(a: &'a str, b: &'a str) -> &'a str {
+    let rank = |key: &'a str| (normalize(key) != key, key);
+    if rank(a) <= rank(b) { a } else { b }
+}
+
+/// Where a key's value goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Into the column at this position.
+    There(usize),
+    /// Into one of this name that is still to be made.
+    New(String),
+}
+
+/// Where the values of sibling keys go, beside columns that are there. The order of `keys` does not
+/// matter. A key is missing from the answer when even its hashed name is another's.
+pub fn assign<'a>(
+    keys: impl IntoIterator<Item = &'a str>,
+    there: &[&str],
+) -> BTreeMap<&'a str, Place> {
+    let keys: BTreeSet<&str> = keys.into_iter().collect();
+    let mut found = BTreeMap::new();
+    // Keys that come to the same name, by column or by the name to be.
+    let mut alike: BTreeMap<Result<usize, String>, Vec<&str>> = BTreeMap::new();
+    let mut owned = HashSet::new();
+    for key in keys {
+        match find(key, there.iter().copied()) {
+            Some((i, Fit::Own)) => {
+                owned.insert(i);
+                found.insert(key, Place::There(i));
             }
-            name
-        })
-        .collect()
+            Some((i, Fit::Alike)) => alike.entry(Ok(i)).or_default().push(key),
+            None => {
+                let name = normalize(key).to_ascii_lowercase();
+                alike.entry(Err(name)).or_default().push(key);
+            }
+        }
+    }
+    let mut taken: HashSet<String> = there.iter().map(|n| n.to_ascii_lowercase()).collect();
+    let mut others = Vec::new();
+    for (name, keys) in alike {
+        let best = keys.iter().copied().reduce(better).unwrap_or_default();
+        let place = match &name {
+            Ok(i) if owned.contains(i) => None,
+            Ok(i) => Some(Place::There(*i)),
+            Err(name) => taken
+                .insert(name.clone())
+                .then(|| Place::New(normalize(best))),
+        };
+        for key in keys {
+            match &place {
+                Some(place) if key == best => {
+                    found.insert(key, place.clone());
+                }
+                _ => others.push(key),
+            }
+        }
+    }
+    for key in others {
+        let name = hashed(key);
+        if taken.insert(name.to_ascii_lowercase()) {
+            found.insert(key, Place::New(name));
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -94,27 +187,101 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn new(keys: &[&str]) -> Vec<String> {
+        let places = assign(keys.iter().copied(), &[]);
+        keys.iter()
+            .map(|k| match &places[k] {
+                Place::New(name) => name.clone(),
+                Place::There(_) => panic!("{k}"),
+            })
+            .collect()
+    }
+
     #[test]
     fn names() {
         assert_eq!(normalize("a.b"), "a_b");
         assert_eq!(normalize("1st"), "_1st");
         assert_eq!(normalize(""), "_");
         assert_eq!(normalize("_PARTITIONTIME"), "x_PARTITIONTIME");
-        assert_eq!(
-            normalize_all(["ID", "id", "a.b", "a_b"]),
-            ["ID", "id_2", "a_b", "a_b_2"]
+        assert_eq!(normalize(".table_x"), "x_table_x");
+        assert_eq!(normalize("größe"), "gr__e");
+        assert_eq!(normalize(&"k".repeat(301)), "k".repeat(300));
+        assert_eq!(hashed("a.b"), "a_b_2e7336dc");
+        assert_eq!(hashed(&"k".repeat(301)).len(), 300);
+    }
+
+    #[test]
+    fn each_of_several_alike_gets_a_name_of_its_own() {
+        assert_eq!(new(&["a.b"]), ["a_b"]);
+        assert_eq!(new(&["a.b", "a_b"]), ["a_b_2e7336dc", "a_b"]);
+        assert_eq!(new(&["a_b", "a.b", "a-b"])[1], "a_b_2e7336dc");
+        assert_eq!(new(&["ID", "id"]), ["ID".to_owned(), hashed("id")]);
+        let names = new(&["\u{1F600}", "\u{1F389}", "", "_"]);
+        assert_eq!(names[3], "_");
+        assert!(
+            names[..3]
+                .iter()
+                .all(|n| n.starts_with("__") && n.len() == 10)
         );
+        let long = [
+            format!("{}1", "k".repeat(300)),
+            format!("{}2", "k".repeat(300)),
+        ];
+        let names = new(&[&long[0], &long[1]]);
+        assert_eq!(names[0], "k".repeat(300));
+        assert_eq!(names[1], hashed(&long[1]));
+    }
+
+    #[test]
+    fn columns_that_are_there_keep_their_keys() {
+        let places = assign(["id", "ID", "a.b", "a-b", "new"], &["ID", "a_b"]);
+        assert_eq!(places["ID"], Place::There(0));
+        assert_eq!(places["id"], Place::New(hashed("id")));
+        // Neither is spelled like the column: the first by the alphabet has it.
+        assert_eq!(places["a-b"], Place::There(1));
+        assert_eq!(places["a.b"], Place::New(hashed("a.b")));
+        assert_eq!(places["new"], Place::New("new".into()));
+        // In a later run, alone: not into the column of the other.
+        let places = assign(["id", "a.b"], &["ID", "a_b", &hashed("id"), &hashed("a.b")]);
+        assert_eq!(places["id"], Place::There(2));
+        assert_eq!(places["a.b"], Place::There(3));
     }
 
     proptest! {
         #[test]
-        fn normalized_names_are_valid_and_unique(keys in proptest::collection::vec(".{0,320}", 0..12)) {
-            let names = normalize_all(keys.iter().map(String::as_str));
-            for name in &names {
+        fn assigned_names_are_valid_unique_and_independent_of_order(
+            mut keys in proptest::collection::hash_set(prop_oneof![".{0,320}", "[aA][._-][bB]?"], 0..12)
+                .prop_map(|k| k.into_iter().collect::<Vec<_>>()),
+            turn in 0usize..12,
+        ) {
+            let places = assign(keys.iter().map(String::as_str), &[]);
+            prop_assert_eq!(places.len(), keys.len());
+            let mut lower = HashSet::new();
+            let mut made = Vec::new();
+            for place in places.values() {
+                let Place::New(name) = place else { panic!() };
                 prop_assert!(check(name).is_ok(), "{name}: {:?}", check(name));
+                prop_assert!(lower.insert(name.to_ascii_lowercase()));
+                made.push(name.clone());
             }
-            let lower: std::collections::HashSet<_> = names.iter().map(|n| n.to_ascii_lowercase()).collect();
-            prop_assert_eq!(lower.len(), names.len());
+            // Against the columns that were made of them, each key finds its own again, and so do fewer.
+            let there: Vec<&str> = made.iter().map(String::as_str).collect();
+            let own = |place: &Place| match place {
+                Place::New(name) => name.clone(),
+                Place::There(i) => made[*i].clone(),
+            };
+            for (key, place) in assign(keys.iter().map(String::as_str), &there) {
+                prop_assert_eq!(own(&place), own(&places[key]));
+            }
+            let middle = turn.min(keys.len());
+            let before: BTreeMap<String, Place> =
+                places.into_iter().map(|(k, p)| (k.to_owned(), p)).collect();
+            keys.rotate_left(middle);
+            keys.reverse();
+            let after = assign(keys.iter().map(String::as_str), &[]);
+            for (key, place) in after {
+                prop_assert_eq!(&place, &before[key]);
+            }
         }
     }
 }

@@ -36,6 +36,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::{ColumnType, column_type_of};
 use crate::error::{Error, ErrorKind, Result};
 
+/// Up to here a double holds every integer: 2^53 - 1.
+const MOST_EXACT_INTEGER: u64 = (1 << 53) - 1;
+
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 
@@ -188,6 +191,10 @@ impl<'a> Cells<'a> {
 
     /// Appends the cell as a JSON value on one line.
     pub fn json(&self, row: usize, out: &mut Vec<u8>) {
+        self.json_with(row, WideIntegers::Numbers, out);
+    }
+
+    fn json_with(&self, row: usize, wide: WideIntegers, out: &mut Vec<u8>) {
         if self.is_null(row) {
             out.extend_from_slice(b"null");
             return;
@@ -199,6 +206,14 @@ impl<'a> Cells<'a> {
                 b'\n' | b'\r' => b' ',
                 b => b,
             })),
+            Self::Int(a)
+                if wide == WideIntegers::Strings
+                    && a.value(row).unsigned_abs() > MOST_EXACT_INTEGER =>
+            {
+                out.push(b'"');
+                self.text(row, out);
+                out.push(b'"');
+            }
             Self::Int(_) | Self::Bool(_) => self.text(row, out),
             Self::Float(a) if a.value(row).is_finite() => self.text(row, out),
             Self::Record(_, members) => {
@@ -208,7 +223,7 @@ impl<'a> Cells<'a> {
                         out.push(b',');
                     }
                     out.extend_from_slice(key);
-                    cells.json(row, out);
+                    cells.json_with(row, wide, out);
                 }
                 out.push(b'}');
             }
@@ -221,7 +236,7 @@ impl<'a> Cells<'a> {
                     if item > start {
                         out.push(b',');
                     }
-                    items.json(item, out);
+                    items.json_with(item, wide, out);
                 }
                 out.push(b']');
             }
@@ -234,12 +249,33 @@ impl<'a> Cells<'a> {
     }
 }
 
+/// How integers outside of ±(2^53 - 1) are written as JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WideIntegers {
+    /// As all others.
+    Numbers,
+    /// As strings, for readers that keep JSON's numbers as doubles.
+    Strings,
+}
+
 /// Writes a batch as newline-delimited JSON: an object a row, keys in the schema's order, nulls as
 /// `null`.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] when `out` cannot be written to.
 pub fn write_ndjson(batch: &RecordBatch, out: &mut impl Write) -> Result<()> {
+    write_ndjson_with(batch, WideIntegers::Numbers, out)
+}
+
+/// [`write_ndjson`], with a choice.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] when `out` cannot be written to.
+pub fn write_ndjson_with(
+    batch: &RecordBatch,
+    wide: WideIntegers,
+    out: &mut impl Write,
+) -> Result<()> {
     const FLUSH: usize = 64 * 1024;
     let columns = Cells::of_batch(batch)?;
     let keys: Vec<Vec<u8>> = batch
@@ -265,7 +301,7 @@ pub fn write_ndjson(batch: &RecordBatch, out: &mut impl Write) -> Result<()> {
                 lines.push(b',');
             }
             lines.extend_from_slice(key);
-            cells.json(row, &mut lines);
+            cells.json_with(row, wide, &mut lines);
         }
         lines.extend_from_slice(b"}\n");
         if lines.len() >= FLUSH {
@@ -502,6 +538,11 @@ mod tests {
             "\n"
         );
         assert_eq!(text, want);
+        let text = written(|o| write_ndjson_with(&batch, WideIntegers::Strings, o).unwrap());
+        assert_eq!(
+            text,
+            want.replace("-9223372036854775808", "\"-9223372036854775808\"")
+        );
         // A sliced batch shows its own rows.
         let text = written(|o| write_ndjson(&batch.slice(1, 1), o).unwrap());
         assert!(want.ends_with(&text) && text.lines().count() == 1);

@@ -2,21 +2,25 @@
 //! variables, those before the file, that before the connector's defaults. No file is needed: a
 //! source that is not in it is the connector of that name.
 
+mod bigquery;
 mod source;
 
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use url::Url;
 
 use crate::config::{self, Environment};
 use crate::connector::load::Catalog;
 use crate::error::{Error, Result, nearest};
-use crate::yaml::read::parse_bytes;
+use crate::state::DEFAULT_LENGTH;
+use crate::yaml::read::{parse_bytes, parse_duration};
 use crate::yaml::{self, Position, Reader};
 
+pub use bigquery::BigQueryOptions;
 pub use source::SourceConfig;
 use source::SourceEntry;
 
@@ -28,6 +32,9 @@ pub const DEFAULT_MEMORY: u64 = 64 << 20;
 
 /// Rows of a slice when nobody says otherwise.
 pub const DEFAULT_SLICE_ROWS: u64 = 250_000;
+
+/// A shorter lease would be renewed all the time.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
 /// Less than this cannot hold a page and the batch made of it.
 const LEAST_MEMORY: u64 = 4 << 20;
@@ -64,6 +71,12 @@ pub struct Settings {
     pub memory: u64,
     /// Rows after which a slice is published as soon as the checkpoint can say what is done.
     pub slice_rows: u64,
+    /// How long a run's lease on its source holds without being renewed.
+    pub lease: Duration,
+    /// How BigQuery is used by the environment's word, which goes first…
+    bigquery_forced: BigQueryOptions,
+    /// …and by the file's, unless a source says otherwise.
+    bigquery: BigQueryOptions,
     /// The settings file that was read.
     pub file: Option<PathBuf>,
     /// The connectors that can be named.
@@ -106,6 +119,18 @@ impl Settings {
                     .hint("write a whole number above zero, such as 250000")
             })?,
         };
+        let lease = match environment.get(config::LEASE) {
+            None => DEFAULT_LENGTH,
+            Some(text) => parse_duration(&text)
+                .filter(|length| *length >= SHORTEST_LEASE)
+                .ok_or_else(|| {
+                    Error::config(format!(
+                        "`{}` is no span of time of at least a second",
+                        config::LEASE
+                    ))
+                    .hint("write a number and a unit, such as 3m")
+                })?,
+        };
         let forced = overrides
             .destination
             .or_else(|| environment.get(config::DESTINATION));
@@ -119,6 +144,9 @@ impl Settings {
             destination: forced.or(written.destination),
             memory,
             slice_rows,
+            lease,
+            bigquery_forced: BigQueryOptions::of(&environment)?,
+            bigquery: written.bigquery,
             catalog: Catalog::new(
                 overrides
                     .connectors
@@ -187,6 +215,7 @@ struct File {
     project: Option<String>,
     destination: Option<String>,
     memory: Option<u64>,
+    bigquery: BigQueryOptions,
     sources: Vec<SourceEntry>,
 }
 
@@ -235,7 +264,7 @@ fn read_file(path: &Path) -> Result<File> {
 }
 
 fn file(reader: &mut Reader, tree: &yaml::Node, path: &Path) -> Option<File> {
-    let known = ["project", "destination", "memory", "sources"];
+    let known = ["project", "destination", "memory", "bigquery", "sources"];
     let fields = reader.fields(tree, "the settings", &known)?;
     let text = |reader: &mut Reader, key: &str| {
         let node = fields.get(key)?;
@@ -274,6 +303,10 @@ fn file(reader: &mut Reader, tree: &yaml::Node, path: &Path) -> Option<File> {
         project: text(reader, "project"),
         destination: text(reader, "destination"),
         memory,
+        bigquery: fields
+            .get("bigquery")
+            .map(|node| BigQueryOptions::read(reader, node))
+            .unwrap_or_default(),
         sources: entries
             .iter()
             .filter_map(|entry| SourceEntry::read(reader, entry, path))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::Settings;
+use super::{BigQueryOptions, Settings};
 use crate::config::source_variable;
 use crate::connector::load::Loaded;
 use crate::connector::syntax::{is_host, is_insecure, rate_limit};
@@ -34,6 +34,8 @@ pub struct SourceConfig {
     pub base_url: Option<Url>,
     /// Where its rows land, as written.
     pub destination: Option<String>,
+    /// How BigQuery is used, where rows land there.
+    pub bigquery: BigQueryOptions,
     /// A PEM file of certificate authorities to trust beside the usual ones.
     pub ca_file: Option<PathBuf>,
     /// Requests may go to private addresses.
@@ -76,18 +78,20 @@ pub(super) struct SourceEntry {
     secrets: Vec<(Position, String, SecretRef)>,
     base_url: Option<Url>,
     destination: Option<String>,
+    bigquery: BigQueryOptions,
     allowed_hosts: Vec<String>,
     rate_limit: Option<(Vec<RateLimit>, Option<usize>)>,
     ca_file: Option<PathBuf>,
     allow_private_network: bool,
 }
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "connector",
     "config",
     "secrets",
     "base_url",
     "destination",
+    "bigquery",
     "allowed_hosts",
     "rate_limit",
     "ca_file",
@@ -105,6 +109,7 @@ impl SourceEntry {
             secrets: Vec::new(),
             base_url: None,
             destination: None,
+            bigquery: BigQueryOptions::default(),
             allowed_hosts: Vec::new(),
             rate_limit: None,
             ca_file: None,
@@ -161,6 +166,9 @@ impl SourceEntry {
             .get("destination")
             .and_then(|node| reader.text(node, "`destination`"))
             .map(str::to_owned);
+        if let Some(node) = fields.get("bigquery") {
+            source.bigquery = BigQueryOptions::read(reader, node);
+        }
         if let Some(node) = fields.get("allowed_hosts") {
             for (at, host) in reader.texts(node, "`allowed_hosts`") {
                 if !is_host(host) {
@@ -315,6 +323,11 @@ pub(super) fn build(settings: &Settings, entry: &SourceEntry) -> Result<SourceCo
         secrets,
         base_url,
         destination,
+        bigquery: settings
+            .bigquery_forced
+            .clone()
+            .or(&entry.bigquery)
+            .or(&settings.bigquery),
         ca_file: entry.ca_file.clone(),
         allow_private_network: entry.allow_private_network,
     })

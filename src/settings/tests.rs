@@ -222,6 +222,26 @@ fn mistakes_in_the_file_are_told_with_their_place_and_never_quote_a_secret() {
         "write a whole number and a unit: `64MiB`",
     );
     check(
+        "bigquery: {locaton: EU}\n",
+        "drawoff.yaml:1:12: unknown key `locaton` in `bigquery`",
+        "did you mean `location`?",
+    );
+    check(
+        "bigquery: {location: 'E U'}\n",
+        "drawoff.yaml:1:22: `location` may have letters, digits, `-`, `.`, `:` and `_` only",
+        "",
+    );
+    check(
+        "sources: {acme: {bigquery: {maximum_bytes_billed: much}}}\n",
+        "drawoff.yaml:1:51: `maximum_bytes_billed` is no size",
+        "write a whole number and a unit: `10GiB`",
+    );
+    check(
+        "bigquery: {request_bytes: 20MiB}\n",
+        "drawoff.yaml:1:27: `request_bytes` must be between 1MiB and 19MiB",
+        "write a whole number and a unit: `10GiB`",
+    );
+    check(
         "sources: [acme\n",
         "drawoff.yaml:1:10: this is not valid YAML: unclosed bracket '['",
         "",
@@ -260,4 +280,36 @@ fn flags_are_checked_and_secrets_refused_there() {
             .contains("named by `DRAWOFF_CONFIG`, does not exist"),
         "{e}"
     );
+}
+
+#[test]
+fn bigquery_is_told_by_environment_source_and_file_in_this_order() {
+    let place = Place::new(
+        "bigquery: {location: EU, job_project: pays, maximum_bytes_billed: 10GiB, request_bytes: 2MiB}\n\
+         sources: {acme: {config: {region: eu}, bigquery: {location: US, maximum_bytes_billed: 1GiB}}}\n",
+    );
+    let environment = [("DRAWOFF_BIGQUERY_MAXIMUM_BYTES_BILLED", "5GiB")];
+    let settings = place.read(&environment, &["region=eu"]).unwrap();
+    assert_eq!(
+        settings.source("acme").unwrap().bigquery,
+        BigQueryOptions {
+            location: Some("US".into()),
+            job_project: Some("pays".into()),
+            maximum_bytes_billed: Some(5 << 30),
+            request_bytes: Some(2 << 20),
+        }
+    );
+    for (name, value) in [
+        ("DRAWOFF_BIGQUERY_MAXIMUM_BYTES_BILLED", "much"),
+        ("DRAWOFF_BIGQUERY_REQUEST_BYTES", "1KiB"),
+        ("DRAWOFF_BIGQUERY_LOCATION", "E U"),
+        ("DRAWOFF_LEASE", "10ms"),
+        ("DRAWOFF_LEASE", "soon"),
+    ] {
+        let e = place.read(&[(name, value)], &[]).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Config);
+        assert!(e.to_string().contains(name), "{e}");
+    }
+    let settings = place.read(&[("DRAWOFF_LEASE", "90s")], &[]).unwrap();
+    assert_eq!(settings.lease, std::time::Duration::from_secs(90));
 }

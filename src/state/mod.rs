@@ -1,10 +1,54 @@
-//! What is remembered between runs. The model only: each destination stores checkpoints beside its
-//! data, and moves them in the same transaction as the rows they speak of.
+//! What is remembered between runs. The model only: each destination stores it beside its data, and
+//! moves checkpoints in the same transaction as the rows they speak of.
+//!
+//! | module | owns |
+//! |---|---|
+//! | here | checkpoints, and the trait of whatever stores them |
+//! | `lease` | one run of a source at a time |
+//! | `holder` | who holds a lease, and whether that process still lives |
+//! | `audit` | what a run did, for the record |
 
-use std::collections::{BTreeMap, BTreeSet};
+mod audit;
+mod holder;
+mod lease;
 
+pub use audit::RunRecord;
+pub use holder::{Holder, Life};
+pub use lease::{Acquired, DEFAULT_LENGTH, Held, Lease, lost};
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// Where checkpoints, leases and the record of runs are kept. Repeating a call is harmless, but for
+/// [`StateStore::record`], which adds its records once more.
+#[async_trait]
+pub trait StateStore: Send + Sync {
+    /// Every checkpoint of a source. Empty where nothing was ever published.
+    async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>>;
+
+    /// Takes the source's lease, unless another run holds it whose time is not up, by the clock of
+    /// the store. A run that has it already keeps it.
+    async fn acquire(&self, lease: &Lease) -> Result<Acquired>;
+
+    /// Holds a lease for its length from now on.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::State`] when it is no longer this run's.
+    async fn renew(&self, lease: &Lease) -> Result<()>;
+
+    /// Lets go of a lease; one that is no longer this run's stays as it is.
+    async fn release(&self, lease: &Lease) -> Result<()>;
+
+    /// Stores what a run did, a record for each stream, after filling in what only the store knows:
+    /// [`RunRecord::jobs`], [`RunRecord::bytes_billed`] and [`RunRecord::publishes_in_a_day`], which
+    /// it does whether or not storing succeeds.
+    async fn record(&self, runs: &mut [RunRecord]) -> Result<()>;
+}
 
 /// Where a stream's extraction stands. Stored as JSON; new fields need a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +67,15 @@ pub struct Checkpoint {
     /// A pass over many partitions or windows that has published some of its slices but not all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pass: Option<Pass>,
+}
+
+impl Checkpoint {
+    /// The cursor, as people are shown it: of many partitions, the newest.
+    pub fn newest(&self) -> Option<String> {
+        self.cursor
+            .clone()
+            .or_else(|| self.partitions.values().max().cloned())
+    }
 }
 
 /// An unfinished pass: what is already published of it, and the bound it was planned with.
@@ -68,4 +121,27 @@ pub struct CheckpointUpdate {
     pub expected_version: u64,
     /// The run that publishes.
     pub run_id: String,
+    /// What it took to read the slice.
+    pub facts: SliceFacts,
+}
+
+/// What it took to read a slice, for the record of its publish.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SliceFacts {
+    /// Records received.
+    pub records: u64,
+    /// Of them, those left out because the table has them already.
+    pub skipped: u64,
+    /// Of them, those that do not fit the table.
+    pub rejected: u64,
+    /// Bytes of bodies received.
+    pub bytes: u64,
+    /// Requests, retries included.
+    pub requests: u64,
+    /// Answers that said "too many requests".
+    pub throttled: u64,
+    /// The saved cursor before.
+    pub cursor_before: Option<String>,
+    /// The saved cursor after.
+    pub cursor_after: Option<String>,
 }

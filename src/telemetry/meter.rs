@@ -18,9 +18,11 @@ pub struct Meter {
     pub pages: AtomicU64,
     /// Records received.
     pub records: AtomicU64,
+    /// Slices published.
+    pub slices: AtomicU64,
     /// Rows published.
     pub published: AtomicU64,
-    /// Staged rows that a newer one with the same key replaced.
+    /// Staged rows that a newer one with the same key replaced, and records that the table had already.
     pub deduplicated: AtomicU64,
     /// Records kept in the rejects table.
     pub rejected: AtomicU64,
@@ -28,12 +30,24 @@ pub struct Meter {
     pub waiting: AtomicBool,
     /// Records' fields that the table has no column for, first few by name.
     pub unknown_fields: Mutex<std::collections::BTreeSet<String>>,
+    /// What changed in the table, a sentence each.
+    pub changes: Mutex<Vec<String>>,
 }
 
 impl Meter {
     /// Adds to a counter.
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Relaxed);
+    }
+
+    /// Notes what changed in the table, and logs it.
+    pub fn changed(&self, sentences: Vec<String>) {
+        for sentence in &sentences {
+            tracing::info!("{sentence}");
+        }
+        if let Ok(mut changes) = self.changes.lock() {
+            changes.extend(sentences);
+        }
     }
 
     /// Reads a counter.

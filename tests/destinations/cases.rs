@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::slice::from_ref;
+use std::time::Duration;
 
 use drawoff::destination::{
     BatchKind, Destination, Disposition, Published, Slice, TableSpec, rejects,
 };
 use drawoff::error::{ErrorKind, Result};
 use drawoff::schema::{Column, ColumnType, Mode, TableSchema};
-use drawoff::state::{Checkpoint, CheckpointKey, CheckpointUpdate, Pass};
+use drawoff::state::{
+    Acquired, Checkpoint, CheckpointKey, CheckpointUpdate, Holder, Lease, Pass, SliceFacts,
+};
 use serde_json::{Value, json};
 
 use super::Place;
+pub use super::changes::{history, rows_move_between_partitions, rows_no_longer_listed_are_marked};
 use crate::support::rows::{batch, full, sorted};
 
 /// `id`, `name`, `updated_at`, and the engine's columns.
@@ -34,8 +38,7 @@ pub fn people(disposition: Disposition) -> TableSpec {
             _ => Vec::new(),
         },
         cursor: Some("updated_at".into()),
-        partition_by: None,
-        cluster_by: Vec::new(),
+        ..TableSpec::default()
     }
 }
 
@@ -65,6 +68,7 @@ pub fn update(version: u64, run: &str) -> CheckpointUpdate {
         },
         expected_version: version,
         run_id: run.into(),
+        facts: SliceFacts::default(),
     }
 }
 
@@ -80,7 +84,7 @@ pub async fn land(
     slice.publish(&update(version, "run")).await
 }
 
-async fn staged(
+pub async fn staged(
     to: &dyn Destination,
     table: &TableSpec,
     slice: &str,
@@ -113,8 +117,12 @@ async fn version(to: &dyn Destination) -> u64 {
         .map_or(0, |s| s.version)
 }
 
-fn counts(rows: u64, deduplicated: u64) -> Published {
-    Published { rows, deduplicated }
+pub fn counts(rows: u64, deduplicated: u64) -> Published {
+    Published {
+        rows,
+        deduplicated,
+        ..Published::default()
+    }
 }
 
 pub async fn append(place: &dyn Place) {
@@ -721,6 +729,85 @@ pub async fn new_columns_are_added(place: &dyn Place) {
     expect(place, &table, &[rows[0].clone(), new, person(3, "d", 3)]).await;
 }
 
+pub async fn columns_become_wider(place: &dyn Place) {
+    let to = place.open().await;
+    let mut table = people(Disposition::Merge);
+    let number = |name: &str| Column::new(name, ColumnType::Int64);
+    table.schema.columns.extend([
+        number("exact"),
+        number("real").mode(Mode::Required),
+        Column::new("r", ColumnType::Record).fields(vec![number("x")]),
+    ]);
+    let made = to.prepare(&table).await.unwrap();
+    assert_eq!(made, ["made table `people` with 8 columns"]);
+    assert_eq!(to.prepare(&table).await.unwrap(), Vec::<String>::new());
+    let with = |id: i64, exact: Value, real: Value| {
+        let mut row = person(id, "a", 1);
+        (row["exact"], row["real"]) = (exact, real);
+        row
+    };
+    let before = [
+        with(1, json!(i64::MAX), json!(3)),
+        with(2, json!(-5), json!(-4)),
+    ];
+    land(&*to, &table, "s1", 0, &[&before]).await.unwrap();
+
+    let columns = &mut table.schema.columns;
+    columns[5].kind = ColumnType::Numeric;
+    columns[6].kind = ColumnType::Float64;
+    columns[6].mode = Mode::Nullable;
+    columns[1].mode = Mode::Required;
+    columns.push(Column::new("new", ColumnType::Bool));
+    let changed = place.open().await.prepare(&table).await.unwrap();
+    let mut changed = changed.iter().map(String::as_str).collect::<Vec<_>>();
+    changed.sort_unstable();
+    assert_eq!(
+        changed,
+        [
+            "added column `new` BOOL to `people`",
+            "relaxed `real` of `people` to NULLABLE",
+            "widened `exact` of `people` from INT64 to NUMERIC",
+            "widened `real` of `people` from INT64 to FLOAT64",
+        ]
+    );
+    assert_eq!(to.prepare(&table).await.unwrap(), Vec::<String>::new());
+    let mut after = with(3, json!("0.000000001"), Value::Null);
+    after["new"] = json!(true);
+    let news = [with(2, json!("1.5"), json!(0.5)), after];
+    land(&*to, &table, "s2", 1, &[&news]).await.unwrap();
+    let [a, b] = news;
+    let first = with(1, json!("9223372036854775807"), json!(3.0));
+    expect(place, &table, &[first, a, b]).await;
+    let there = to.existing("people").await.unwrap().unwrap();
+    assert_eq!(there.columns[5].kind, ColumnType::Numeric);
+    assert_eq!(there.columns[6].mode, Mode::Nullable);
+}
+
+pub async fn a_frozen_table_stays_as_it_is(place: &dyn Place) {
+    let to = place.open().await;
+    let mut table = people(Disposition::Merge);
+    table.frozen = true;
+    // A table that is not there is made all the same.
+    assert_eq!(to.prepare(&table).await.unwrap().len(), 1);
+    assert!(to.prepare(&table).await.unwrap().is_empty());
+    let mut other = table.clone();
+    other
+        .schema
+        .columns
+        .push(Column::new("new", ColumnType::Bool));
+    let error = to.prepare(&other).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema, "{error:?}");
+    assert!(error.chain().contains("add column `new` BOOL"), "{error:?}");
+    assert_eq!(
+        to.existing("people").await.unwrap(),
+        Some(table.schema.clone())
+    );
+    land(&*to, &table, "s1", 0, &[&[person(1, "a", 1)]])
+        .await
+        .unwrap();
+    expect(place, &table, &[person(1, "a", 1)]).await;
+}
+
 pub async fn what_does_not_fit_is_refused(place: &dyn Place) {
     let to = place.open().await;
     let table = people(Disposition::Append);
@@ -779,6 +866,7 @@ pub async fn checkpoints_come_back(place: &dyn Place) {
                 checkpoint: checkpoint.clone(),
                 expected_version: version,
                 run_id: "run".into(),
+                facts: SliceFacts::default(),
             };
             slice.publish(&update).await.unwrap();
         }
@@ -894,5 +982,90 @@ pub async fn many_batches(place: &dyn Place) {
             _ => format!("batch {}", (id / 500).min(9)),
         };
         assert_eq!(row["name"], want, "{id}");
+    }
+}
+
+pub async fn leases(place: &dyn Place) {
+    let (here, there) = (place.open().await, place.open().await);
+    let lease = |source: &str, run: &str| Lease {
+        source: source.into(),
+        run_id: run.into(),
+        length: Duration::from_secs(60),
+        holder: Holder {
+            task: Some(format!("task of {run}")),
+            ..Holder::default()
+        },
+        over: None,
+    };
+    let free = Acquired::Ours { before: None };
+    let (a, mut b) = (lease("src", "a"), lease("src", "b"));
+    assert_eq!(here.acquire(&a).await.unwrap(), free);
+    assert_eq!(here.acquire(&a).await.unwrap(), free, "asked again");
+    let Acquired::Theirs(held) = there.acquire(&b).await.unwrap() else {
+        panic!("two hold it")
+    };
+    assert_eq!(held.run_id, "a");
+    assert_eq!(held.holder, a.holder);
+    let length = held.expires_at.duration_since(held.acquired_at).as_secs();
+    assert!((55..120).contains(&length), "{held:?}");
+    assert_eq!(there.acquire(&lease("other", "c")).await.unwrap(), free);
+
+    // Who does not hold it neither renews it, nor gives it away, nor publishes.
+    here.renew(&a).await.unwrap();
+    let lost = there.renew(&b).await.unwrap_err();
+    assert_eq!((lost.kind(), lost.exit_code()), (ErrorKind::State, 75));
+    assert!(
+        lost.to_string().contains("run `a` has taken it"),
+        "{lost:?}"
+    );
+    there.release(&b).await.unwrap();
+    assert!(matches!(
+        there.acquire(&b).await.unwrap(),
+        Acquired::Theirs(_)
+    ));
+    let table = people(Disposition::Merge);
+    here.prepare(&table).await.unwrap();
+    let rows = [person(1, "one", 1)];
+    let late = staged(&*there, &table, "s1", &[&rows]).await;
+    let lost = late.publish(&update(0, "b")).await.unwrap_err();
+    assert_eq!((lost.kind(), lost.exit_code()), (ErrorKind::State, 75));
+    assert!(lost.chain().contains("run `a` has taken it"), "{lost:?}");
+    expect(place, &table, &[]).await;
+    assert_eq!(version(&*here).await, 0);
+    let good = staged(&*here, &table, "s1", &[&rows]).await;
+    assert_eq!(good.publish(&update(0, "a")).await.unwrap(), counts(1, 0));
+    expect(place, &table, &rows).await;
+
+    // Given back: free at once, and still not the one's who had it.
+    here.release(&a).await.unwrap();
+    let Acquired::Ours { before: None } = there.acquire(&b).await.unwrap() else {
+        panic!("it was given back")
+    };
+    assert!(here.renew(&a).await.is_err());
+    let late = staged(&*here, &table, "s2", &[&rows]).await;
+    let lost = late.publish(&update(1, "a")).await.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::State, "{lost:?}");
+
+    // Known to have ended.
+    let mut c = lease("src", "c");
+    c.over = Some("b".into());
+    let Acquired::Ours { before: Some(left) } = there.acquire(&c).await.unwrap() else {
+        panic!("b has ended")
+    };
+    assert_eq!(left.run_id, "b");
+
+    // Its time is up.
+    c.length = Duration::from_millis(1);
+    there.renew(&c).await.unwrap();
+    b.over = None;
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        match here.acquire(&b).await.unwrap() {
+            Acquired::Ours { before } => {
+                assert_eq!(before.unwrap().run_id, "c");
+                break;
+            }
+            Acquired::Theirs(_) => assert!(std::time::Instant::now() < deadline),
+        }
     }
 }

@@ -262,3 +262,13 @@ async fn what_is_wrong_with_the_folder_is_said() {
         ErrorKind::State
     );
 }
+
+#[tokio::test]
+async fn history_is_refused_before_anything_is_made() {
+    let place = Folder::new();
+    let table = super::changes::historic();
+    let error = place.open().await.prepare(&table).await.unwrap_err();
+    assert_eq!(error.kind(), drawoff::error::ErrorKind::Config);
+    assert!(error.to_string().contains("`disposition: scd2`"), "{error}");
+    assert!(place.read(&table.name, &table.schema).await.is_none());
+}

@@ -87,6 +87,7 @@ pub fn read(path: &Path, table: &str, schema: &TableSchema) -> Option<Vec<Value>
 }
 
 conformance!(suite, Database::new());
+conformance!(@ kept, Database::new(), history);
 
 #[tokio::test]
 async fn the_schema_reads_well_and_json_can_be_queried() {

@@ -1,4 +1,4 @@
-//! A clock that can be put forward.
+//! A clock that can be put forward, and one without patience.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -39,5 +39,25 @@ impl Clock for AheadClock {
 
     async fn sleep(&self, duration: Duration) {
         SystemClock.sleep(duration).await;
+    }
+}
+
+/// The machine's clock, on which nobody sleeps for long: for what only waits before it tries again.
+pub struct HastyClock;
+
+#[async_trait]
+impl Clock for HastyClock {
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+
+    fn instant(&self) -> Instant {
+        SystemClock.instant()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        SystemClock
+            .sleep(duration.min(Duration::from_millis(50)))
+            .await;
     }
 }

@@ -1,24 +1,39 @@
-//! A BigQuery emulator that nobody here wrote (`local-bigquery`, GoogleSQL over DuckDB), one for the
-//! whole test binary; and its tables read back by Google's own Python client.
+//! A BigQuery emulator that nobody here wrote (`local-bigquery`, GoogleSQL over DuckDB), one for a few
+//! tests each; and its tables read back by Google's own Python client.
 //!
 //! Its Python environment is made under `target/emulator/` on first use, with the versions below. It
 //! ends with the test binary, however that ends. `BIGQUERY_EMULATOR_HOST` and
 //! `BIGQUERY_STORAGE_EMULATOR_HOST` name one that runs already; the Python environment is made all
 //! the same, for reading back.
 
-use std::io::{Read, Write};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use drawoff::google::{Endpoint, GoogleSettings};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// Project of all test datasets.
 pub const PROJECT: &str = "p";
+
+/// Emulators at work at once.
+const LANES: usize = 2;
+
+/// Tests that an emulator serves.
+const TESTS_EACH: usize = 5;
+
+/// Tests that have asked for one.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Those that were started, by round and lane.
+static STARTED: Mutex<BTreeMap<(usize, usize), &'static Emulator>> = Mutex::new(BTreeMap::new());
 
 /// What is installed. The DuckDB extensions are wheels so that nothing is downloaded at start.
 const PINS: [&str; 7] = [
@@ -37,21 +52,54 @@ pub struct Emulator {
     grpc: String,
     python: PathBuf,
     home: PathBuf,
+    reader: Mutex<Option<Reader>>,
     /// The emulator is killed when this pipe closes, which the end of this process does.
     _leash: Option<ChildStdin>,
 }
 
+/// Google's Python client at work.
+struct Reader {
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    _child: Child,
+}
+
 impl Emulator {
-    /// The one of this test binary, started on first use.
+    /// The one of the test on whose thread this is asked for, started on first use.
+    ///
+    /// An emulator grows slower with every statement that it has seen, a hundredfold over a suite, so
+    /// each serves a few tests only; and two are at work, one for each of the machine's processors.
     ///
     /// # Panics
     /// With one sentence when it cannot be had.
     pub fn get() -> &'static Self {
-        static ONE: OnceLock<Result<Emulator, String>> = OnceLock::new();
-        match ONE.get_or_init(Self::start) {
-            Ok(emulator) => emulator,
-            Err(why) => panic!("the BigQuery emulator cannot be had: {why}"),
+        thread_local! {
+            static MINE: Cell<Option<&'static Emulator>> = const { Cell::new(None) };
         }
+        if let Some(mine) = MINE.get() {
+            return mine;
+        }
+        let thread = std::thread::current();
+        assert!(
+            thread.name().is_none_or(|n| !n.starts_with("tokio")),
+            "a test asks for its emulator on its own thread, where it is known which"
+        );
+        let next = COUNT.fetch_add(1, Ordering::Relaxed) as usize;
+        let (round, lane) = (next / (LANES * TESTS_EACH), next % LANES);
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = match started.get(&(round, lane)) {
+            Some(there) => *there,
+            None => match Self::start() {
+                Ok(emulator) => {
+                    let emulator: &'static Self = Box::leak(Box::new(emulator));
+                    started.insert((round, lane), emulator);
+                    emulator
+                }
+                Err(why) => panic!("the BigQuery emulator cannot be had: {why}"),
+            },
+        };
+        MINE.set(Some(mine));
+        mine
     }
 
     /// Where it is, for the program under test. No credentials, no metadata server.
@@ -66,6 +114,14 @@ impl Emulator {
             bigquery_storage: Endpoint::parse(&self.grpc, "grpc").unwrap(),
             metadata: None,
             ..Default::default()
+        }
+    }
+
+    /// The same, with both of its ports behind something else.
+    pub fn settings_behind(&self, rest: &str, grpc: &str) -> GoogleSettings {
+        GoogleSettings {
+            bigquery_storage: Endpoint::parse(grpc, "grpc").unwrap(),
+            ..self.settings_at(rest)
         }
     }
 
@@ -106,30 +162,38 @@ impl Emulator {
 
     /// Several questions to one client: `{"query": …}`, `{"table": …}`, `{"tables": …}`.
     pub fn ask(&self, questions: Vec<Value>) -> Vec<Value> {
+        // One at a time: starting Google's client costs more than all it is asked.
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = reader.get_or_insert_with(|| self.start_reader());
+        let questions = Value::from(questions);
+        writeln!(reader.questions, "{questions}").unwrap();
+        let mut line = String::new();
+        reader.answers.read_line(&mut line).unwrap();
+        let mut said: Value =
+            serde_json::from_str(&line).expect("the reader of BigQuery ended without an answer");
+        match said["answers"].take() {
+            Value::Array(answers) => answers,
+            _ => panic!("reading back {questions} failed: {}", said["error"]),
+        }
+    }
+
+    fn start_reader(&self) -> Reader {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/read_bigquery.py");
+        // It ends when its standard input does, which the end of this process does.
         let mut child = Command::new(&self.python)
             .arg(script)
+            .args([&self.rest, PROJECT])
             .env("HOME", &self.home)
             .env_remove("BIGQUERY_EMULATOR_HOST")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let ask = json!({"endpoint": self.rest, "project": PROJECT, "questions": questions});
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(ask.to_string().as_bytes())
-            .unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(
-            output.status.success(),
-            "reading back {ask} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        serde_json::from_slice(&output.stdout).unwrap()
+        Reader {
+            questions: child.stdin.take().unwrap(),
+            answers: BufReader::new(child.stdout.take().unwrap()),
+            _child: child,
+        }
     }
 
     /// Rows of a query as the `bq` command prints them; `None`, with a line that says so, where the
@@ -145,7 +209,7 @@ impl Emulator {
                 PROJECT,
                 "--format=json",
             ])
-            .args(["query", "--use_legacy_sql=false", sql])
+            .args(["query", "--use_legacy_sql=false", "--max_rows=10000", sql])
             .env("CLOUDSDK_CONFIG", config)
             .env("CLOUDSDK_AUTH_ACCESS_TOKEN", "fake")
             .stdin(Stdio::null())
@@ -191,50 +255,124 @@ impl Emulator {
                 grpc,
                 python,
                 home,
+                reader: Mutex::default(),
                 _leash: None,
             });
         }
-        let data =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("emulator-{}", std::process::id()));
-        std::fs::create_dir_all(&data).map_err(|e| format!("{}: {e}", data.display()))?;
-        let (rest, grpc) = (free_port()?, free_port()?);
-        let log = std::fs::File::create(data.join("log")).map_err(|e| e.to_string())?;
-        // The shell waits for the end of its standard input, which this process holds open, and then takes
-        // the emulator and its data along.
-        let mut leash = Command::new("sh")
-            .arg("-c")
-            .arg(r#"data=$1; shift; "$@" </dev/null & emulator=$!; cat >/dev/null; kill $emulator; wait $emulator; rm -rf "$data""#)
-            .arg("emulator")
-            .arg(&data)
-            .arg(python.with_file_name("local-bigquery"))
-            .args(["serve", "--host", "127.0.0.1"])
-            .args(["--port", &rest.to_string(), "--grpc-port", &grpc.to_string()])
-            .args(["--project", PROJECT, "--dataset", "d", "--data-dir"])
-            .arg(data.join("data"))
-            .env("HOME", &home)
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone().map_err(|e| e.to_string())?)
-            .stderr(log)
-            .spawn()
-            .map_err(|e| format!("`sh` did not start: {e}"))?;
-        let emulator = Self {
-            rest: format!("http://127.0.0.1:{rest}"),
-            grpc: format!("127.0.0.1:{grpc}"),
+        let ports = (free_port()?, free_port()?);
+        let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
+            "emulator-{}-{}",
+            std::process::id(),
+            ports.0
+        ));
+        let mut leash = serve(&python, &home, &data, ports, &data)?;
+        let _leash = leash.stdin.take();
+        Ok(Self {
+            rest: format!("http://127.0.0.1:{}", ports.0),
+            grpc: format!("127.0.0.1:{}", ports.1),
             python,
             home,
-            _leash: leash.stdin.take(),
-        };
-        let deadline = Instant::now() + Duration::from_secs(180);
-        while !answers(rest) || TcpStream::connect(("127.0.0.1", grpc)).is_err() {
-            if Instant::now() > deadline {
-                let log = std::fs::read_to_string(data.join("log")).unwrap_or_default();
-                let last = log.lines().rev().take(3).collect::<Vec<_>>().join(" / ");
-                return Err(format!("it did not answer within three minutes ({last})"));
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        Ok(emulator)
+            reader: Mutex::default(),
+            _leash,
+        })
     }
+}
+
+/// An emulator of a test's own, which can be ended and started again on the same data. What it had
+/// only in memory, pending write streams among it, is lost then.
+pub struct OwnEmulator {
+    /// To be asked.
+    pub emulator: Emulator,
+    ports: (u16, u16),
+    data: TempDir,
+    leash: Mutex<Child>,
+}
+
+impl OwnEmulator {
+    /// Starts one.
+    pub fn start() -> Self {
+        let shared = Emulator::get();
+        let data = tempfile::tempdir().unwrap();
+        let ports = (free_port().unwrap(), free_port().unwrap());
+        let leash = Self::serve(shared, &data, ports);
+        Self {
+            emulator: Emulator {
+                rest: format!("http://127.0.0.1:{}", ports.0),
+                grpc: format!("127.0.0.1:{}", ports.1),
+                python: shared.python.clone(),
+                home: shared.home.clone(),
+                reader: Mutex::default(),
+                _leash: None,
+            },
+            ports,
+            data,
+            leash: Mutex::new(leash),
+        }
+    }
+
+    /// Ends it, and starts it again.
+    pub fn restart(&self) {
+        self.end();
+        *self.leash.lock().unwrap() = Self::serve(&self.emulator, &self.data, self.ports);
+    }
+
+    fn serve(like: &Emulator, data: &TempDir, ports: (u16, u16)) -> Child {
+        let nothing = data.path().join("nothing");
+        serve(&like.python, &like.home, data.path(), ports, &nothing).unwrap()
+    }
+
+    fn end(&self) {
+        let mut leash = self.leash.lock().unwrap();
+        drop(leash.stdin.take());
+        leash.wait().unwrap();
+    }
+}
+
+impl Drop for OwnEmulator {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Starts an emulator and waits until it answers. It ends when the standard input of what is returned
+/// is closed, and takes the folder `rubbish` along.
+fn serve(
+    python: &Path,
+    home: &Path,
+    data: &Path,
+    (rest, grpc): (u16, u16),
+    rubbish: &Path,
+) -> Result<Child, String> {
+    std::fs::create_dir_all(data).map_err(|e| format!("{}: {e}", data.display()))?;
+    let log = std::fs::File::create(data.join("log")).map_err(|e| e.to_string())?;
+    // The shell waits for the end of its standard input, which this process holds open, and then takes
+    // the emulator and its data along.
+    let leash = Command::new("sh")
+        .arg("-c")
+        .arg(r#"data=$1; shift; "$@" </dev/null & emulator=$!; cat >/dev/null; kill $emulator; wait $emulator; rm -rf "$data""#)
+        .arg("emulator")
+        .arg(rubbish)
+        .arg(python.with_file_name("local-bigquery"))
+        .args(["serve", "--host", "127.0.0.1"])
+        .args(["--port", &rest.to_string(), "--grpc-port", &grpc.to_string()])
+        .args(["--project", PROJECT, "--dataset", "d", "--data-dir"])
+        .arg(data.join("data"))
+        .env("HOME", home)
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone().map_err(|e| e.to_string())?)
+        .stderr(log)
+        .spawn()
+        .map_err(|e| format!("`sh` did not start: {e}"))?;
+    let deadline = Instant::now() + Duration::from_secs(180);
+    while !answers(rest) || TcpStream::connect(("127.0.0.1", grpc)).is_err() {
+        if Instant::now() > deadline {
+            let log = std::fs::read_to_string(data.join("log")).unwrap_or_default();
+            let last = log.lines().rev().take(3).collect::<Vec<_>>().join(" / ");
+            return Err(format!("it did not answer within three minutes ({last})"));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(leash)
 }
 
 /// The Python environment with everything in it, made where it is missing; and a `HOME` with DuckDB's

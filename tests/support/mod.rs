@@ -7,6 +7,8 @@ pub mod fake_api;
 pub mod faults;
 pub mod frozen_clock;
 pub mod github;
+pub mod hasty_clock;
+pub mod meddler;
 pub mod oidc;
 pub mod plain_http;
 pub mod rows;

@@ -1,15 +1,17 @@
 """Reads BigQuery back with Google's own client, for tests.
 
-stdin: {"endpoint": URL, "project": ID, "questions": [...]}, each question one of
+Arguments: the endpoint's URL, the project. Each line of stdin is a JSON list of questions, each one of
 {"query": SQL}, {"table": "dataset.table"}, {"tables": "dataset"}. With "missing" a query of a
 table that is not there is answered with null.
-stdout: a JSON list of the answers. Exact numbers and times are given as text.
+Each line of stdout is {"answers": [...]} or {"error": TEXT}. Exact numbers, times, NaN and the
+infinities are given as text.
 """
 
 import base64
 import datetime
 import decimal
 import json
+import math
 import sys
 
 from google.api_core.client_options import ClientOptions
@@ -29,6 +31,8 @@ def plain(value):
         return format(value, "f")
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value
 
 
@@ -63,13 +67,18 @@ def answer(client, question):
 
 
 def main():
-    ask = json.load(sys.stdin)
+    endpoint, project = sys.argv[1:]
     client = bigquery.Client(
-        project=ask["project"],
+        project=project,
         credentials=AnonymousCredentials(),
-        client_options=ClientOptions(api_endpoint=ask["endpoint"]),
+        client_options=ClientOptions(api_endpoint=endpoint),
     )
-    json.dump([answer(client, q) for q in ask["questions"]], sys.stdout)
+    for line in sys.stdin:
+        try:
+            said = {"answers": [answer(client, q) for q in json.loads(line)]}
+        except Exception as e:  # told to the test that asked
+            said = {"error": repr(e)}
+        print(json.dumps(said), flush=True)
 
 
 main()

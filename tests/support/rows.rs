@@ -170,7 +170,7 @@ fn digits(text: &str, scale: usize) -> String {
 
 /// Microseconds since 1970, by civil arithmetic: jiff's points in time end some hours before the
 /// year 9999 does.
-fn micros(text: &str) -> i64 {
+pub fn micros(text: &str) -> i64 {
     let at: jiff::civil::DateTime = text.parse().unwrap();
     let since = at.duration_since(jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0));
     i64::try_from(since.as_micros()).unwrap()

@@ -2,17 +2,40 @@
 
 use super::Schemas;
 use super::stream::Draft;
-use crate::connector::model::CursorField;
+use crate::connector::model::{CursorField, Stream};
 use crate::error::nearest;
+use crate::schema::landing::{Disposition, PartitionUnit, column};
 use crate::schema::{Column, ColumnType, Mode, TableSchema};
 use crate::yaml::finding::suggest;
 use crate::yaml::{Position, Reader};
 
-/// Columns that the engine adds to every table.
-const ENGINE: [(&str, ColumnType); 2] = [
-    ("_extracted_at", ColumnType::Timestamp),
-    ("_run_id", ColumnType::String),
+/// Columns that the engine adds.
+const ENGINE: [(&str, ColumnType); 3] = [
+    (column::EXTRACTED_AT, ColumnType::Timestamp),
+    (column::RUN_ID, ColumnType::String),
+    (column::SLICE_ID, ColumnType::String),
 ];
+
+/// And to one with history.
+const HISTORY: [(&str, ColumnType); 3] = [
+    (column::VALID_FROM, ColumnType::Timestamp),
+    (column::VALID_TO, ColumnType::Timestamp),
+    (column::ROW_HASH, ColumnType::String),
+];
+
+/// And to one with soft deletes.
+const DELETES: [(&str, ColumnType); 1] = [(column::DELETED_AT, ColumnType::Timestamp)];
+
+/// The columns that the engine adds to a stream's table.
+fn engine(stream: &Stream) -> impl Iterator<Item = (&'static str, ColumnType)> {
+    let history = stream.table.disposition == Disposition::Scd2;
+    let more: &[_] = match (history, stream.table.soft_delete) {
+        (true, _) => &HISTORY,
+        (false, true) => &DELETES,
+        (false, false) => &[],
+    };
+    ENGINE.iter().chain(more).copied()
+}
 
 /// Checks every stream against its schema, and every schema for its stream.
 pub(super) fn schemas(reader: &mut Reader, drafts: &[Draft], schemas: &Schemas) {
@@ -28,12 +51,13 @@ pub(super) fn schemas(reader: &mut Reader, drafts: &[Draft], schemas: &Schemas) 
         for column in &schema.columns {
             undescribed(reader, file, "", column);
         }
-        for (name, _) in ENGINE {
+        let draft = drafts.iter().find(|d| d.stream.name == *stream);
+        for (name, _) in draft.into_iter().flat_map(|d| engine(&d.stream)) {
             if schema.column(name).is_some() {
                 reader.findings.error_in(
                     file,
                     format!("column `{name}` is the engine's own"),
-                    "leave it out; every table gets it".to_owned(),
+                    "leave it out; drawoff adds it".to_owned(),
                 );
             }
         }
@@ -106,7 +130,7 @@ impl Fit<'_> {
         let places = &self.draft.places;
         for ((name, _), at) in stream.add_columns.iter().zip(&places.add_columns) {
             let taken = self.schema.is_some_and(|s| s.column(name).is_some());
-            let engine = ENGINE.iter().any(|(e, _)| e.eq_ignore_ascii_case(name));
+            let engine = engine(stream).any(|(e, _)| e.eq_ignore_ascii_case(name));
             if taken || engine {
                 let whose = if engine {
                     "the engine's own"
@@ -129,14 +153,23 @@ impl Fit<'_> {
                     )
             });
         }
-        if let (Some(name), Some(at)) = (&stream.table.partition_by, places.partition_by) {
-            self.column(name, at, "partition_by", |kind, mode| {
+        if let (Some(partition), Some(at)) = (&stream.table.partition, places.partition_by) {
+            self.column(&partition.column, at, "partition_by", |kind, mode| {
+                let date = kind == ColumnType::Date && partition.unit != PartitionUnit::Hour;
                 mode != Mode::Repeated
-                    && matches!(
-                        kind,
-                        ColumnType::Date | ColumnType::DateTime | ColumnType::Timestamp
-                    )
+                    && (date || matches!(kind, ColumnType::DateTime | ColumnType::Timestamp))
             });
+            let engine = engine(stream).any(|(e, _)| e.eq_ignore_ascii_case(&partition.column));
+            if partition.fixed && engine {
+                self.reader.findings.error(
+                    at,
+                    format!(
+                        "`fixed` is not true of `{}`, which changes with each run",
+                        partition.column
+                    ),
+                    "leave `fixed` out, or partition by a column such as `created_at`".to_owned(),
+                );
+            }
         }
         for (name, at) in stream.table.cluster_by.iter().zip(&places.cluster_by) {
             self.column(name, *at, "cluster_by", |kind, mode| {
@@ -232,8 +265,9 @@ impl Fit<'_> {
         if !declared && added.iter().any(|(a, _)| a.eq_ignore_ascii_case(name)) {
             return Found::Typed(ColumnType::String, Mode::Nullable);
         }
-        if let Some((_, kind)) = ENGINE.iter().find(|(e, _)| e.eq_ignore_ascii_case(name)) {
-            return Found::Typed(*kind, Mode::Required);
+        let mut engine = engine(&self.draft.stream);
+        if let Some((_, kind)) = engine.find(|(e, _)| e.eq_ignore_ascii_case(name)) {
+            return Found::Typed(kind, Mode::Required);
         }
         let Some(schema) = self.schema else {
             return Found::Unknown;

@@ -1,17 +1,13 @@
-//! `incremental` and `table`: how a stream reads only what is new, and where its rows land.
+//! `incremental`: how a stream reads only what is new.
 
 use super::Lower;
 use super::place::May;
-use crate::connector::model::{CursorField, Incremental, Table, TimeFormat};
+use crate::connector::model::{CursorField, Incremental, TimeFormat};
 use crate::connector::template::Template;
-use crate::destination::Disposition;
 use crate::yaml::{Fields, Node, Position};
 
 /// Config key that is every incremental stream's `start` unless the file says otherwise.
 const START_KEY: &str = "start_date";
-
-/// More rejected records than this make a run end non-zero, unless the file says otherwise.
-const DEFAULT_MAX_REJECTS: u64 = 100;
 
 const INCREMENTAL: [&str; 8] = [
     "cursor",
@@ -24,23 +20,14 @@ const INCREMENTAL: [&str; 8] = [
     "sorted",
 ];
 
-const TABLE: [&str; 6] = [
-    "name",
-    "partition_by",
-    "cluster_by",
-    "disposition",
-    "allow_empty_replace",
-    "max_rejects",
-];
-
 /// Two maps of the same keys: the stream's, over the one at the top of the file.
-struct Layers<'n> {
-    stream: Option<Fields<'n>>,
-    top: Option<Fields<'n>>,
+pub(super) struct Layers<'n> {
+    pub(super) stream: Option<Fields<'n>>,
+    pub(super) top: Option<Fields<'n>>,
 }
 
 impl<'n> Layers<'n> {
-    fn get(&self, key: &str) -> Option<&'n Node> {
+    pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
         match self.stream.as_ref().and_then(|fields| fields.entry(key)) {
             Some(entry) => Some(&entry.node).filter(|node| !node.is_null()),
             None => self.top.as_ref()?.get(key),
@@ -56,6 +43,9 @@ pub(super) struct Places {
     pub table: Option<Position>,
     pub disposition: Option<Position>,
     pub partition_by: Option<Position>,
+    pub write_method: Option<Position>,
+    /// Flags of the table, by key.
+    pub flags: Vec<(String, Position)>,
     pub cluster_by: Vec<Position>,
     pub primary_key: Vec<Position>,
     pub add_columns: Vec<Position>,
@@ -173,108 +163,4 @@ impl Lower<'_> {
             }
         }
     }
-
-    /// The table, with the defaults that depend on the stream.
-    pub(super) fn table(
-        &mut self,
-        name: &str,
-        stream: Option<Option<&Node>>,
-        top: Option<&Node>,
-        default_disposition: Disposition,
-        places: &mut Places,
-    ) -> Table {
-        let what = "`table`";
-        let (stream, top) = match stream {
-            Some(None) => (None, None),
-            Some(Some(node)) => (Some(node), top),
-            None => (None, top),
-        };
-        let mut fields = |node| self.reader.fields(node, what, &TABLE);
-        let layers = Layers {
-            stream: stream.and_then(&mut fields),
-            top: top.and_then(&mut fields),
-        };
-        if let Some(entry) = layers.top.as_ref().and_then(|fields| fields.entry("name")) {
-            self.reader.findings.error(
-                entry.at,
-                "`table.name` stands at the top, where it would name every stream's table",
-                "say it in a stream".to_owned(),
-            );
-        }
-        let named = layers.stream.as_ref().and_then(|fields| fields.get("name"));
-        places.table = named.map(|node| node.at);
-        let table = named.and_then(|node| self.reader.text(node, "`name`"));
-        if let Some(node) = named
-            && let Some(table) = table
-            && let Err(why) = check_table(table)
-        {
-            self.reader.findings.error(
-                node.at,
-                format!("`{table}` cannot be a table's name: {why}"),
-                None,
-            );
-        }
-        let disposition = layers.get("disposition").and_then(|node| {
-            places.disposition = Some(node.at);
-            self.reader.choice(
-                node,
-                "`disposition`",
-                &[
-                    ("append", Disposition::Append),
-                    ("merge", Disposition::Merge),
-                    ("replace", Disposition::Replace),
-                ],
-            )
-        });
-        let partition_by = layers.get("partition_by").and_then(|node| {
-            places.partition_by = Some(node.at);
-            self.reader.text(node, "`partition_by`").map(str::to_owned)
-        });
-        let mut cluster_by = Vec::new();
-        if let Some(node) = layers.get("cluster_by") {
-            for (at, column) in self.reader.texts(node, "`cluster_by`") {
-                places.cluster_by.push(at);
-                cluster_by.push(column.to_owned());
-            }
-            if cluster_by.len() > 4 {
-                self.reader.findings.error(
-                    places.cluster_by[4],
-                    format!("`cluster_by` has {} columns", cluster_by.len()),
-                    "BigQuery clusters by at most 4".to_owned(),
-                );
-            }
-        }
-        let allow_empty_replace = layers
-            .get("allow_empty_replace")
-            .and_then(|node| self.reader.flag(node, "`allow_empty_replace`"));
-        let max_rejects = layers
-            .get("max_rejects")
-            .and_then(|node| self.reader.number(node, "`max_rejects`", 0, u64::MAX));
-        Table {
-            name: table.unwrap_or(name).to_owned(),
-            disposition: disposition.unwrap_or(default_disposition),
-            partition_by,
-            cluster_by,
-            allow_empty_replace: allow_empty_replace.unwrap_or_default(),
-            max_rejects: max_rejects.unwrap_or(DEFAULT_MAX_REJECTS),
-        }
-    }
-}
-
-/// Whether a name can be a table's in every destination.
-pub(super) fn check_table(name: &str) -> Result<(), &'static str> {
-    let lower = name.to_ascii_lowercase();
-    if !super::is_identifier(name) {
-        return Err("use letters, digits and underscores, starting with a letter");
-    }
-    if name.len() > 200 {
-        return Err("it is longer than 200 characters");
-    }
-    if lower.ends_with("__rejects") {
-        return Err("names that end with `__rejects` are the rejects tables'");
-    }
-    if lower.starts_with("_drawoff") {
-        return Err("names that start with `_drawoff` are the engine's own");
-    }
-    Ok(())
 }

@@ -13,6 +13,7 @@ mod pagination;
 mod place;
 mod request;
 mod stream;
+mod table;
 
 #[cfg(test)]
 mod tests;

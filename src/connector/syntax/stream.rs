@@ -3,12 +3,13 @@
 use http::Method;
 
 use super::Lower;
-use super::incremental::{Places, check_table};
+use super::incremental::Places;
 use super::place::{May, ParentUse};
+use super::table::check_table;
 use crate::connector::model::{CursorField, Parent, RequestTemplate, Stream};
 use crate::connector::template::Template;
-use crate::destination::Disposition;
 use crate::error::nearest;
+use crate::schema::landing::Disposition;
 use crate::schema::name;
 use crate::yaml::{Entry, Fields, Node, Position, Value};
 
@@ -133,11 +134,22 @@ impl<'n> Lower<'n> {
             default,
             &mut places,
         );
-        if table.disposition == Disposition::Merge && primary_key.is_empty() {
+        if table.disposition.is_keyed() && primary_key.is_empty() {
             self.reader.findings.error(
                 places.disposition.unwrap_or(entry.at),
-                format!("stream `{name}` is to be merged and has no `primary_key`"),
+                format!("stream `{name}` is to be merged by its `primary_key`, and has none"),
                 "name the columns that make a row: `primary_key: [id]`".to_owned(),
+            );
+        }
+        if table.write_method.is_direct() && table.disposition != Disposition::Append {
+            self.reader.findings.error(
+                places.write_method.unwrap_or(entry.at),
+                format!(
+                    "`write_method: {}` puts the rows of stream `{name}` straight into its table, which can only be appended to so, and its disposition is `{}`",
+                    table.write_method.word(),
+                    table.disposition.word()
+                ),
+                "say `disposition: append`, or leave `write_method` out".to_owned(),
             );
         }
         let description = match own.get("description") {

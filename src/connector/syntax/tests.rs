@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::connector::model::*;
 use crate::connector::template::{ConfigValue, Scope};
-use crate::destination::Disposition;
+use crate::schema::landing::{Disposition, WriteMethod};
 
 fn load(text: &str) -> Connector {
     let (lowered, findings) = read("acme", "acme.yaml", text, &Schemas::new());
@@ -173,7 +173,10 @@ fn a_streams_word_wins_and_maps_merge() {
     assert_eq!(a.pagination.step, Step::Single);
     assert!(a.primary_key.is_empty());
     assert_eq!(
-        (a.table.max_rejects, a.table.partition_by.as_deref()),
+        (
+            a.table.max_rejects,
+            a.table.partition.as_ref().map(|p| p.column.as_str())
+        ),
         (0, Some("day"))
     );
     let incremental = a.incremental.as_ref().unwrap();
@@ -429,4 +432,26 @@ proptest::proptest! {
         let (lowered, findings) = read("acme", "acme.yaml", &text, &Schemas::new());
         proptest::prop_assert_eq!(lowered.is_none(), findings.failed());
     }
+}
+
+#[test]
+fn only_what_is_appended_goes_straight_into_its_table() {
+    let yaml = |table: &str| {
+        format!(
+            "title: T\nbase_url: https://a.example\nstreams:\n  a:\n    incremental: {{cursor: at, since_param: since}}\n    table: {{{table}}}\n"
+        )
+    };
+    let a = load(&yaml("write_method: insert_all")).streams.remove(0);
+    assert_eq!(a.table.write_method, WriteMethod::InsertAll);
+    assert_eq!(a.table.disposition, Disposition::Append);
+    let text = yaml("write_method: stream, disposition: replace");
+    let (_, findings) = read("a", "a.yaml", &text, &Schemas::new());
+    let found = findings.into_sorted();
+    assert_eq!(found.len(), 1);
+    let shown = found[0].to_string();
+    assert!(
+        shown.starts_with("a.yaml:6:27: `write_method: stream` puts the rows of stream `a` straight into its table"),
+        "{shown}"
+    );
+    assert!(shown.contains("its disposition is `replace`"), "{shown}");
 }

@@ -1,11 +1,13 @@
-//! BigQuery's REST surface: the dataset, its tables, and query jobs run to their end.
+//! BigQuery's REST surface: the dataset, its tables, and jobs run to their end.
 
+mod insert_all;
 mod job;
 mod tables;
 
-pub(super) use job::{Ended, Query, Row, failed};
+pub(super) use job::{Ended, Query, Row, failure_of, labels};
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Method;
@@ -26,8 +28,8 @@ pub(super) struct Api(Arc<Inner>);
 struct Inner {
     google: Google,
     target: Target,
-    /// Location for a dataset that has to be made.
-    new_location: String,
+    /// Location for a dataset that has to be made, where somebody has said one.
+    new_location: Option<String>,
     /// Project whose quota and budget the jobs use.
     job_project: String,
     maximum_bytes_billed: Option<u64>,
@@ -35,6 +37,19 @@ struct Inner {
     location: OnceCell<String>,
     /// Held while a table is created.
     creating: tokio::sync::Mutex<()>,
+    /// What was spent, by stream.
+    spent: Mutex<HashMap<String, Spent>>,
+}
+
+/// Jobs, and what they cost.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spent {
+    /// Ids of the jobs.
+    pub jobs: Vec<String>,
+    /// Bytes billed.
+    pub bytes_billed: u64,
+    /// How often the table was published in the day before the last publish, that one included.
+    pub publishes_in_a_day: u64,
 }
 
 /// One REST call, before it is tied to the service.
@@ -51,7 +66,7 @@ impl Api {
     pub(super) fn new(
         google: Google,
         target: Target,
-        new_location: String,
+        new_location: Option<String>,
         job_project: Option<String>,
         maximum_bytes_billed: Option<u64>,
     ) -> Self {
@@ -63,6 +78,7 @@ impl Api {
             maximum_bytes_billed,
             location: OnceCell::new(),
             creating: tokio::sync::Mutex::new(()),
+            spent: Mutex::default(),
         }))
     }
 
@@ -72,6 +88,46 @@ impl Api {
 
     pub(super) fn target(&self) -> &Target {
         &self.0.target
+    }
+
+    /// Project in which jobs run.
+    pub(super) fn job_project(&self) -> &str {
+        &self.0.job_project
+    }
+
+    /// Most bytes that one job may bill.
+    pub(super) fn maximum_bytes_billed(&self) -> Option<u64> {
+        self.0.maximum_bytes_billed
+    }
+
+    /// Where a dataset would be made.
+    pub(super) fn new_location(&self) -> &str {
+        self.0
+            .new_location
+            .as_deref()
+            .unwrap_or(tables::DEFAULT_LOCATION)
+    }
+
+    /// What was spent on a stream or a backfill of it, for whoever changes it.
+    pub(super) fn spent<T>(&self, stream: &str, look: impl FnOnce(&mut Spent) -> T) -> T {
+        let mut spent = self.0.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        look(spent.entry(stream.to_owned()).or_default())
+    }
+
+    /// What was spent on a stream so far, on its backfills, too: their checkpoints are named after stream
+    /// and span.
+    pub(super) fn spent_on(&self, stream: &str) -> Spent {
+        let spent = self.0.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = Spent::default();
+        for (name, one) in spent.iter() {
+            let span = name.strip_prefix(stream);
+            if span.is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')) {
+                all.jobs.extend_from_slice(&one.jobs);
+                all.bytes_billed += one.bytes_billed;
+                all.publishes_in_a_day = all.publishes_in_a_day.max(one.publishes_in_a_day);
+            }
+        }
+        all
     }
 
     /// Waits through the clock.
@@ -105,7 +161,7 @@ impl Api {
             attempt += 1;
             match answer {
                 Err(f) if may_clash && f.reason == "invalidQuery" && attempt < MOST_CLASHES => {
-                    self.pause(1).await;
+                    self.sleep(RetryPolicy::BIGQUERY.delay(1)).await;
                 }
                 answer => return answer,
             }

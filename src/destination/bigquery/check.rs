@@ -53,6 +53,8 @@ impl BigQuery {
                 sql: format!("SELECT COUNT(*) AS n FROM {}", self.quoted(&table)),
                 parameters: vec![],
                 labels: vec![("drawoff", "check")],
+                transaction: false,
+                names_job: false,
                 mark: unique_mark(),
             };
             step(
@@ -93,11 +95,10 @@ impl BigQuery {
         let written = async {
             let full = format!("{target}.{table}");
             let write = &self.0.write;
-            let stream = write
-                .create_pending(&target.project, &target.dataset, table)
-                .await?;
+            let parent = target.table_path(table).join("/");
+            let stream = write.create_pending(&parent, &full).await?;
             write.finalize(&stream, &full).await?;
-            write.commit(&stream, &full).await?;
+            write.commit(&parent, &[stream], &full).await?;
             Ok("the Storage Write API takes rows".to_owned())
         }
         .await;

@@ -1,30 +1,44 @@
-//! BigQuery. A slice is staged in a table of its own through the Storage Write API and published by
-//! one multi-statement transaction, which moves rows, rejects and checkpoint together.
+//! BigQuery. A slice is staged in a table of its own, through the Storage Write API or by a load job,
+//! and published by one multi-statement transaction, which moves rows, rejects and checkpoint together.
 //!
 //! | module | owns |
 //! |---|---|
 //! | `spec` | whether BigQuery can have the table |
 //! | `shape` | columns ↔ REST resources, staging columns, evolution |
+//! | `partitions` | which partitions a publish touches |
 //! | `sql` | every statement |
-//! | `api` | dataset, tables, query jobs |
+//! | `api` | dataset, tables, jobs |
 //! | `write` | the Storage Write API |
-//! | `slice` | staging and publishing |
+//! | `load` | load jobs: a file in Parquet or JSON, its upload, the job |
+//! | `stage` | a staging table and the ways into it |
+//! | `slice` `publish` | a slice, and the transaction that makes it visible |
+//! | `direct` | slices whose rows go straight into the table, and how they are taken back |
 //! | `check` | what the account may do |
+//! | `state` | checkpoints, leases, the record of runs |
+//! | `plan` | what a run would do |
 //!
-//! Tables of its own: `_drawoff_checkpoints`, and `_drawoff_stage_…`, which BigQuery itself drops a
+//! Tables of its own: `_drawoff_checkpoints`, `_drawoff_leases`, `_drawoff_loads`, `_drawoff_runs`; `_drawoff_open_slices` where rows go
+//! straight into tables; and `_drawoff_stage_…`, which BigQuery itself drops a
 //! day after they were made, whatever happens to the run.
 
 mod api;
 mod check;
+mod direct;
+mod load;
+mod partitions;
+mod plan;
+mod publish;
+mod sequence;
 mod shape;
 mod slice;
 mod spec;
 mod sql;
+mod stage;
+mod state;
 mod write;
 
 pub use check::CheckStep;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -34,17 +48,23 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{Destination, Slice, TableSpec, rejects};
+use super::{Destination, Plan, Slice, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::Google;
+use crate::schema::evolution::{self, Change};
 use crate::schema::{Column, TableSchema};
-use crate::state::{Checkpoint, CheckpointKey, SavedCheckpoint};
+use crate::state::CheckpointKey;
 
 use api::{Api, Query};
 use write::{Limits, WriteClient};
 
 /// Table of checkpoints.
 const CHECKPOINTS: &str = "_drawoff_checkpoints";
+
+/// Table of leases.
+const LEASES: &str = "_drawoff_leases";
+/// Table of the slices that write straight into tables and are not published yet.
+const OPEN_SLICES: &str = "_drawoff_open_slices";
 
 /// Start of the names of staging tables.
 const STAGING_PREFIX: &str = "_drawoff_stage_";
@@ -120,8 +140,8 @@ impl fmt::Display for Target {
 /// How to write to BigQuery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BigQuerySettings {
-    /// Location of a dataset that has to be made; one that is there keeps its own.
-    pub location: String,
+    /// Location of a dataset that has to be made, `US` when not given; one that is there keeps its own.
+    pub location: Option<String>,
     /// Project in which jobs run and are paid for; the target's when not given.
     pub job_project: Option<String>,
     /// Largest Storage Write request in bytes; 9 MiB, or 3.5 MiB for an emulator, when not given.
@@ -135,7 +155,7 @@ pub struct BigQuerySettings {
 impl Default for BigQuerySettings {
     fn default() -> Self {
         Self {
-            location: "US".into(),
+            location: None,
             job_project: None,
             request_bytes: None,
             in_flight_bytes: 18 << 20,
@@ -155,8 +175,9 @@ struct Inner {
     /// One transaction at a time: all of them mutate the table of checkpoints, and BigQuery cancels
     /// those that meet.
     publishing: Mutex<()>,
-    checkpoints_ready: OnceCell<()>,
+    own_tables_ready: OnceCell<()>,
     swept: OnceCell<()>,
+    direct: direct::Shared,
 }
 
 impl BigQuery {
@@ -186,8 +207,9 @@ impl BigQuery {
                 in_flight: settings.in_flight_bytes.max(request),
             },
             publishing: Mutex::new(()),
-            checkpoints_ready: OnceCell::new(),
+            own_tables_ready: OnceCell::new(),
             swept: OnceCell::new(),
+            direct: direct::Shared::default(),
         })))
     }
 
@@ -201,36 +223,78 @@ impl BigQuery {
         sql::table(&target.project, &target.dataset, table)
     }
 
-    async fn ensure_checkpoints(&self) -> Result<()> {
-        self.0
-            .checkpoints_ready
-            .get_or_try_init(|| async {
-                let body = json!({
-                    "description": "Where each stream's extraction stands; written by drawoff together with the rows.",
-                    "clustering": {"fields": ["source", "stream"]},
-                    "labels": {"drawoff": "checkpoints"},
-                });
-                self.ensure_table(CHECKPOINTS, &sql::checkpoint_columns(), body)
-                    .await
-            })
-            .await
-            .copied()
+    /// The resource that a table should have, but for its columns.
+    fn resource_of(table: &TableSpec) -> Value {
+        let mut body = json!({
+            "description": shape::table_description(&table.description),
+            "labels": {"drawoff": "table"},
+        });
+        if let Some(partition) = &table.partition {
+            body["timePartitioning"] =
+                json!({"type": partition.unit.sql(), "field": partition.column});
+        }
+        if !table.cluster_by.is_empty() {
+            body["clustering"] = json!({"fields": table.cluster_by});
+        }
+        body
     }
 
-    /// Makes a table exist with those columns and the rest of its resource, or brings it there.
-    async fn ensure_table(&self, table: &str, columns: &[Column], mut body: Value) -> Result<()> {
+    /// Makes a table exist with those columns and the rest of its resource, or brings it there; what
+    /// changed. `frozen`: one that is there must not change.
+    async fn ensure_table(
+        &self,
+        table: &str,
+        columns: &[Column],
+        mut body: Value,
+        frozen: bool,
+    ) -> Result<Vec<String>> {
+        let columns = &shape::described(columns)[..];
+        let full = format!("{}.{table}", self.api().target());
+        let mut said = Vec::new();
         // Another run may change the table between reading and patching it; then it is read again.
         for _ in 0..10 {
             let Some(resource) = self.api().table(table).await? else {
+                let schema = TableSchema {
+                    columns: columns.to_vec(),
+                };
+                spec::check_size(table, columns)?;
                 body["schema"] = json!({"fields": shape::to_fields(columns)});
                 if self.api().create_table(table, body.clone()).await? {
-                    return Ok(());
+                    return Ok(vec![evolution::made(table, &schema)]);
                 }
                 continue;
             };
-            let patch = self.patch(table, &resource, columns, &body)?;
+            if let Some(kind) = resource["type"].as_str().filter(|k| *k != "TABLE") {
+                return Err(Error::new(
+                    ErrorKind::Schema,
+                    format!("table `{full}` is a {kind}, not a table that takes rows"),
+                ));
+            }
+            let existing = resource["schema"]["fields"].as_array();
+            let evolved = shape::evolve(&full, existing.map_or(&[], Vec::as_slice), columns)?;
+            let mut patch = self.patch(table, &resource, &body)?;
+            if frozen {
+                return match evolved.changes.is_empty() {
+                    true => Ok(said),
+                    false => Err(evolution::frozen(&full, &evolved.changes)),
+                };
+            }
+            spec::check_size(table, &evolved.schema.columns)?;
+            let wider = |c: &&Change| matches!(c, Change::Widened { .. });
+            let widened = evolved.changes.iter().filter(wider);
+            if said.is_empty() && widened.clone().count() > 0 {
+                for change in widened {
+                    self.widen(table, change).await?;
+                    said.push(change.done(table));
+                }
+                // The table's tag is another now.
+                continue;
+            }
+            if let Some(fields) = evolved.fields {
+                patch["schema"] = json!({"fields": fields});
+            }
             if patch.as_object().is_none_or(serde_json::Map::is_empty) {
-                return Ok(());
+                return Ok(said);
             }
             let etag = resource["etag"].as_str();
             let Some(patched) = self.api().patch_table(table, etag, &patch).await? else {
@@ -238,43 +302,51 @@ impl BigQuery {
             };
             let fields = patched["schema"]["fields"].as_array();
             if shape::has_all(fields.map_or(&[], Vec::as_slice), columns) {
-                return Ok(());
+                let others = evolved.changes.iter().filter(|c| !wider(c));
+                said.extend(others.map(|c| c.done(table)));
+                return Ok(said);
             }
             return Err(Error::destination(format!(
-                "columns were added to table `{}.{table}`, and it does not have them",
-                self.api().target()
+                "columns were added to table `{full}`, and it does not have them"
             )));
         }
-        Err(Error::destination(format!(
-            "table `{}.{table}` is changed by others all the time",
-            self.api().target()
-        ))
-        .transient(true))
+        Err(
+            Error::destination(format!("table `{full}` is changed by others all the time"))
+                .transient(true),
+        )
     }
 
-    /// What must change in a table's resource; an empty object when nothing.
-    fn patch(
-        &self,
-        table: &str,
-        resource: &Value,
-        columns: &[Column],
-        wanted: &Value,
-    ) -> Result<Value> {
+    /// Gives a column a wider type, which only a statement can.
+    async fn widen(&self, table: &str, change: &Change) -> Result<()> {
+        let Change::Widened { path, from, to } = change else {
+            return Ok(());
+        };
+        let query = Query {
+            what: format!(
+                "widen column `{path}` of table `{}.{table}` from {from} to {to}",
+                self.api().target()
+            ),
+            sql: sql::widen(&self.quoted(table), path, to),
+            parameters: Vec::new(),
+            labels: vec![("drawoff", "widen")],
+            transaction: false,
+            names_job: false,
+            mark: unique_mark(),
+        };
+        self.api().query(&query).await.map(|_| ()).map_err(|e| {
+            e.hint("BigQuery changes no column of a table that rows were streamed into within the last hours: run again later, or change the column by hand")
+        })
+    }
+
+    /// What must change in a table's resource, its columns aside; an empty object when nothing.
+    fn patch(&self, table: &str, resource: &Value, wanted: &Value) -> Result<Value> {
         let refuse = |text: String| {
             Err(Error::new(
                 ErrorKind::Schema,
                 format!("table `{}.{table}` {text}", self.api().target()),
             ))
         };
-        if let Some(kind) = resource["type"].as_str().filter(|k| *k != "TABLE") {
-            return refuse(format!("is a {kind}, not a table that takes rows"));
-        }
-        let existing = resource["schema"]["fields"].as_array();
         let mut patch = json!({});
-        let full = format!("{}.{table}", self.api().target());
-        if let Some(fields) = shape::evolve(&full, existing.map_or(&[], Vec::as_slice), columns)? {
-            patch["schema"] = json!({"fields": fields});
-        }
         let description = &wanted["description"];
         if description.as_str().is_some_and(|d| !d.is_empty())
             && resource["description"] != *description
@@ -295,7 +367,8 @@ impl BigQuery {
                     _ => "not at all".to_owned(),
                 };
                 return refuse(format!(
-                    "is partitioned {now}, and the stream wants it by DAY of `{}`",
+                    "is partitioned {now}, and the stream wants it by {} of `{}`",
+                    partition["type"].as_str().unwrap_or_default(),
                     partition["field"].as_str().unwrap_or_default()
                 ))
                 .map_err(|e| e.hint("BigQuery fixes partitioning when a table is made: correct `partition_by`, give the stream another table, or make the table anew"));
@@ -336,22 +409,19 @@ impl Destination for BigQuery {
         format!("bigquery:{}", self.api().target())
     }
 
-    async fn prepare(&self, table: &TableSpec) -> Result<()> {
+    async fn prepare(&self, table: &TableSpec) -> Result<Vec<String>> {
         spec::check(table)?;
         self.api().ensure_dataset().await?;
-        self.ensure_checkpoints().await?;
+        self.ensure_own_tables().await?;
         self.sweep().await?;
-        let mut body = json!({
-            "description": table.description,
-            "labels": {"drawoff": "table"},
-        });
-        if let Some(field) = &table.partition_by {
-            body["timePartitioning"] = json!({"type": "DAY", "field": field});
-        }
-        if !table.cluster_by.is_empty() {
-            body["clustering"] = json!({"fields": table.cluster_by});
-        }
-        self.ensure_table(&table.name, &table.schema.columns, body)
+        self.before_direct(table).await?;
+        let changes = self
+            .ensure_table(
+                &table.name,
+                &table.schema.columns,
+                Self::resource_of(table),
+                table.frozen,
+            )
             .await?;
         let about = json!({
             "description": format!("Records that do not fit `{}`, with the reason; as received.", table.name),
@@ -362,8 +432,10 @@ impl Destination for BigQuery {
             &rejects::table_name(&table.name),
             &rejects::schema().columns,
             about,
+            false,
         )
-        .await
+        .await?;
+        Ok(changes)
     }
 
     async fn existing(&self, table: &str) -> Result<Option<TableSchema>> {
@@ -374,59 +446,24 @@ impl Destination for BigQuery {
             .transpose()
     }
 
-    async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
-        // Asked of the catalogue: a query cannot tell a missing table from a wrong location.
-        if self.api().table(CHECKPOINTS).await?.is_none() {
-            return Ok(HashMap::new());
-        }
-        let query = Query {
-            what: format!(
-                "read the checkpoints of `{source}` from `{}`",
-                self.describe()
-            ),
-            sql: sql::checkpoints(&self.quoted(CHECKPOINTS)),
-            parameters: vec![("source", "STRING", source.to_owned())],
-            labels: vec![("drawoff", "checkpoints"), ("drawoff_source", source)],
-            mark: unique_mark(),
-        };
-        let mut found: HashMap<CheckpointKey, SavedCheckpoint> = HashMap::new();
-        for row in self.api().query(&query).await? {
-            let bad = || {
-                Error::new(
-                    ErrorKind::State,
-                    format!(
-                        "a checkpoint of `{source}` in `{}.{CHECKPOINTS}` cannot be read",
-                        self.api().target()
-                    ),
-                )
-                .hint("it was written by a newer drawoff, or by hand: use the newer one, or delete the row to start over")
-            };
-            let text = |name: &str| row.get(name).and_then(Option::as_deref);
-            let stream = text("stream").ok_or_else(bad)?;
-            let version = text("version")
-                .and_then(|v| v.parse().ok())
-                .ok_or_else(bad)?;
-            let checkpoint: Checkpoint = text("state")
-                .and_then(|s| serde_json::from_str(s).ok())
-                .ok_or_else(bad)?;
-            let key = CheckpointKey {
-                source: source.to_owned(),
-                stream: stream.to_owned(),
-            };
-            // Rows come in order of version; the last is the one that holds.
-            found.insert(
-                key,
-                SavedCheckpoint {
-                    checkpoint,
-                    version,
-                },
-            );
-        }
-        Ok(found)
+    async fn plan(&self, table: &TableSpec) -> Result<Plan> {
+        self.plan_table(table).await
+    }
+
+    async fn take_back(&self, table: &TableSpec, key: &CheckpointKey) -> Result<Vec<String>> {
+        self.take_back_dead(table, key).await
     }
 
     async fn open(&self, table: &TableSpec, run_id: &str, slice: &str) -> Result<Box<dyn Slice>> {
         spec::check(table)?;
+        if table.write_method.is_direct() {
+            return Ok(Box::new(direct::DirectSlice::new(
+                self.clone(),
+                table.clone(),
+                run_id,
+                slice,
+            )));
+        }
         Ok(Box::new(slice::BigQuerySlice::new(
             self.clone(),
             table.clone(),

@@ -4,7 +4,35 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::evolution::{self, Change};
 use crate::schema::{Column, ColumnType, Mode, TableSchema};
+
+/// Longest descriptions (BigQuery's quota page, 2026-08), in characters.
+const LONGEST_DESCRIPTION: (usize, usize) = (1_024, 16_384);
+
+/// The columns with descriptions that BigQuery takes: they are for people, and no reason to stop.
+pub(super) fn described(columns: &[Column]) -> Vec<Column> {
+    let short = |c: &Column| {
+        Column {
+            fields: described(&c.fields),
+            ..c.clone()
+        }
+        .describe(cut(&c.description, LONGEST_DESCRIPTION.0))
+    };
+    columns.iter().map(short).collect()
+}
+
+/// A table's description, as long as BigQuery takes.
+pub(super) fn table_description(text: &str) -> String {
+    cut(text, LONGEST_DESCRIPTION.1)
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest - 1) {
+        Some((at, c)) if at + c.len_utf8() < text.len() => format!("{}…", &text[..at]),
+        _ => text.to_owned(),
+    }
+}
 
 /// Columns as the `schema.fields` of a table resource.
 pub(super) fn to_fields(columns: &[Column]) -> Vec<Value> {
@@ -88,71 +116,65 @@ fn from_fields(table: &str, fields: &[Value]) -> Result<Vec<Column>> {
         .collect()
 }
 
-/// The `schema.fields` that a table needs to hold rows of `wanted`, when they are not the ones it has:
-/// columns are added at the end as NULLABLE, REQUIRED ones relaxed, descriptions renewed. Attributes
-/// and columns that `wanted` does not speak of stay.
+/// What a table must become to hold rows of `wanted`.
+pub(super) struct Evolved {
+    /// What is different then.
+    pub changes: Vec<Change>,
+    /// The `schema.fields` of a patch, when those there are not enough. BigQuery takes no other types
+    /// in a patch, so columns that become wider have their old ones.
+    pub fields: Option<Vec<Value>>,
+    /// All columns that are known, now…
+    pub before: TableSchema,
+    /// …and then.
+    pub schema: TableSchema,
+}
+
+/// By the rules of [`evolution`]. Attributes that this program does not know, and columns that
+/// `wanted` does not speak of, stay.
 ///
 /// # Errors
 /// [`ErrorKind::Schema`] naming the table, the column and both shapes.
-pub(super) fn evolve(
-    table: &str,
-    existing: &[Value],
-    wanted: &[Column],
-) -> Result<Option<Vec<Value>>> {
-    let evolved = merge(table, existing, wanted, "")?;
-    Ok((evolved != existing).then_some(evolved))
+pub(super) fn evolve(table: &str, existing: &[Value], wanted: &[Column]) -> Result<Evolved> {
+    // A column of a type from the future is no concern of ours unless it is wanted.
+    let known: Vec<Value> = existing
+        .iter()
+        .filter(|f| {
+            find(wanted, f).is_some() || from_fields(table, std::slice::from_ref(f)).is_ok()
+        })
+        .cloned()
+        .collect();
+    let before = TableSchema {
+        columns: from_fields(table, &known)?,
+    };
+    let wanted = TableSchema {
+        columns: wanted.to_vec(),
+    };
+    let now = evolution::reconcile(table, &before, &wanted)?;
+    let fields = patched(existing, &now.schema.columns);
+    Ok(Evolved {
+        changes: now.changes,
+        fields: (fields != existing).then_some(fields),
+        before,
+        schema: now.schema,
+    })
 }
 
-fn merge(table: &str, existing: &[Value], wanted: &[Column], path: &str) -> Result<Vec<Value>> {
-    let mut merged = existing.to_vec();
-    let refuse = |text: String| {
-        Error::new(
-            ErrorKind::Schema,
-            format!("table `{table}` cannot become what the stream wants: {text}"),
-        )
-        .hint("correct the stream's schema, give the stream another table, or change the table by hand (BigQuery cannot change a column's type in place)")
-    };
-    for column in wanted {
-        let full = join(path, &column.name);
-        let at = merged.iter().position(|f| {
-            f["name"]
-                .as_str()
-                .is_some_and(|n| n.eq_ignore_ascii_case(&column.name))
-        });
-        let Some(at) = at else {
-            let mut added = column.clone();
-            relax_added(&mut added);
-            merged.extend(to_fields(&[added]));
+/// The fields with the modes and descriptions of the columns, and those that lack at the end.
+fn patched(existing: &[Value], columns: &[Column]) -> Vec<Value> {
+    let mut fields = existing.to_vec();
+    for column in columns {
+        let Some(field) = fields
+            .iter_mut()
+            .find(|f| find(std::slice::from_ref(column), f).is_some())
+        else {
+            fields.extend(to_fields(std::slice::from_ref(column)));
             continue;
         };
-        let field = &mut merged[at];
-        let kind = kind_of(field);
-        if kind != Some(column.kind) {
-            return Err(refuse(format!(
-                "column `{full}` is {} there, and {} in the schema",
-                kind.map_or_else(
-                    || field["type"].as_str().unwrap_or("unknown").to_owned(),
-                    |k| k.sql().to_owned()
-                ),
-                column.kind.sql()
-            )));
-        }
-        let mode = field["mode"].as_str().unwrap_or("NULLABLE").to_uppercase();
-        match (mode.as_str(), column.mode) {
-            ("REPEATED", Mode::Repeated)
-            | ("REQUIRED", Mode::Required)
-            | ("NULLABLE", Mode::Nullable | Mode::Required) => {}
-            ("REQUIRED", Mode::Nullable) => field["mode"] = json!("NULLABLE"),
-            (there, _) => {
-                return Err(refuse(format!(
-                    "column `{full}` is {there} there, and {} in the schema",
-                    match column.mode {
-                        Mode::Nullable => "NULLABLE",
-                        Mode::Required => "REQUIRED",
-                        Mode::Repeated => "REPEATED",
-                    }
-                )));
-            }
+        let required = field["mode"]
+            .as_str()
+            .is_some_and(|m| m.eq_ignore_ascii_case("REQUIRED"));
+        if required && column.mode == Mode::Nullable {
+            field["mode"] = json!("NULLABLE");
         }
         if !column.description.is_empty()
             && field["description"].as_str() != Some(&column.description)
@@ -160,45 +182,16 @@ fn merge(table: &str, existing: &[Value], wanted: &[Column], path: &str) -> Resu
             field["description"] = json!(column.description);
         }
         if column.kind == ColumnType::Record {
-            let inner = field["fields"].as_array().cloned().unwrap_or_default();
-            field["fields"] = Value::Array(merge(table, &inner, &column.fields, &full)?);
+            let inner = field["fields"].as_array().map_or(&[][..], Vec::as_slice);
+            field["fields"] = Value::Array(patched(inner, &column.fields));
         }
     }
-    for field in existing {
-        let name = field["name"].as_str().unwrap_or_default();
-        let spoken_of = wanted.iter().any(|c| c.name.eq_ignore_ascii_case(name));
-        let required = field["mode"]
-            .as_str()
-            .is_some_and(|m| m.eq_ignore_ascii_case("REQUIRED"));
-        if required && !spoken_of && field["defaultValueExpression"].is_null() {
-            return Err(refuse(format!(
-                "its column `{}` is REQUIRED, and the schema has no such column",
-                join(path, name)
-            )));
-        }
-    }
-    Ok(merged)
+    fields
 }
 
-/// BigQuery adds no REQUIRED column to a table that is there, and takes no default with an added one
-/// for the rows that are there; a RECORD's own fields may stay as they are.
-fn relax_added(column: &mut Column) {
-    if column.mode == Mode::Required {
-        column.mode = Mode::Nullable;
-    }
-}
-
-fn kind_of(field: &Value) -> Option<ColumnType> {
-    let name = field["type"].as_str()?.to_uppercase();
-    serde_json::from_value(Value::String(name)).ok()
-}
-
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
-    }
+fn find<'a>(columns: &'a [Column], field: &Value) -> Option<&'a Column> {
+    let name = field["name"].as_str()?;
+    columns.iter().find(|c| c.name.eq_ignore_ascii_case(name))
 }
 
 /// Whether a resource has every wanted column, nested ones included.
@@ -237,9 +230,14 @@ mod tests {
         ]
     }
 
+    fn fields(existing: &[Value], wanted: &[Column]) -> Option<Vec<Value>> {
+        evolve("t", existing, wanted).unwrap().fields
+    }
+
     #[test]
     fn the_same_shape_needs_nothing() {
-        assert_eq!(evolve("t", &existing(), &wanted()).unwrap(), None);
+        let same = evolve("t", &existing(), &wanted()).unwrap();
+        assert!(same.fields.is_none() && same.changes.is_empty());
     }
 
     #[test]
@@ -249,16 +247,18 @@ mod tests {
             .fields
             .push(Column::new("b", ColumnType::Bool).mode(Mode::Required));
         wanted.push(Column::new("l", ColumnType::Date).mode(Mode::Repeated));
-        let fields = evolve("t", &existing(), &wanted).unwrap().unwrap();
-        assert_eq!(fields[0], existing()[0]);
+        // The whole schema, as a patch replaces it whole.
+        let fields = fields(&existing(), &wanted).unwrap();
         assert_eq!(
-            fields[1]["fields"][1],
-            json!({"name": "b", "type": "BOOL", "mode": "NULLABLE"})
-        );
-        assert_eq!(fields[2], existing()[2]);
-        assert_eq!(
-            fields[3],
-            json!({"name": "l", "type": "DATE", "mode": "REPEATED"})
+            fields,
+            [
+                existing()[0].clone(),
+                json!({"name": "r", "type": "RECORD", "fields": [
+                    {"name": "a", "type": "STRING"},
+                    {"name": "b", "type": "BOOL", "mode": "NULLABLE"}]}),
+                existing()[2].clone(),
+                json!({"name": "l", "type": "DATE", "mode": "REPEATED"}),
+            ]
         );
         assert!(has_all(&fields, &wanted));
         assert!(!has_all(&existing(), &wanted));
@@ -267,33 +267,62 @@ mod tests {
     #[test]
     fn required_is_relaxed_and_descriptions_follow() {
         let wanted = [Column::new("id", ColumnType::Int64).describe("Number.")];
-        let fields = evolve("t", &existing(), &wanted).unwrap().unwrap();
+        let fields = fields(&existing(), &wanted).unwrap();
         assert_eq!(fields[0]["mode"], "NULLABLE");
         assert_eq!(fields[0]["description"], "Number.");
         assert_eq!(fields[0]["roundingMode"], "KEPT");
     }
 
     #[test]
+    fn wider_types_are_no_matter_of_a_patch() {
+        let wanted = [Column::new("id", ColumnType::Numeric).mode(Mode::Required)];
+        let evolved = evolve("t", &existing(), &wanted).unwrap();
+        assert_eq!(evolved.fields, None);
+        assert_eq!(evolved.changes.len(), 1);
+        assert_eq!(evolved.schema.columns[0].kind, ColumnType::Numeric);
+    }
+
+    #[test]
+    fn columns_from_the_future_stay_unless_they_are_wanted() {
+        let mut there = existing();
+        there.push(json!({"name": "x", "type": "RANGE"}));
+        let mut wanted = wanted();
+        assert_eq!(fields(&there, &wanted), None);
+        wanted.push(Column::new("x", ColumnType::String));
+        assert!(evolve("t", &there, &wanted).is_err());
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_name() {
         let mut typed = wanted();
         typed[1].fields[0].kind = ColumnType::Int64;
-        let e = evolve("t", &existing(), &typed).unwrap_err();
+        let refused = |wanted: &[Column]| evolve("t", &existing(), wanted).err().unwrap();
+        let e = refused(&typed);
         assert_eq!(e.kind(), ErrorKind::Schema);
         assert!(
             e.to_string().contains(
-                "table `t` cannot become what the stream wants: column `r.a` is STRING there, and INT64 in the schema"
+                "table `t` cannot become what the stream wants: column `r.a` is STRING there, and INT64 in the stream's schema"
             ),
             "{e}"
         );
         let mut listed = wanted();
         listed[0].mode = Mode::Repeated;
-        let e = evolve("t", &existing(), &listed).unwrap_err();
+        let e = refused(&listed);
         assert!(
             e.to_string().contains("REQUIRED there, and REPEATED"),
             "{e}"
         );
-        let e = evolve("t", &existing(), &wanted()[1..]).unwrap_err();
-        assert!(e.to_string().contains("its column `Id` is REQUIRED"), "{e}");
+        let e = refused(&wanted()[1..]);
+        assert!(e.to_string().contains("column `Id` is REQUIRED"), "{e}");
+    }
+
+    #[test]
+    fn descriptions_are_cut_to_what_bigquery_takes() {
+        let column = Column::new("a", ColumnType::Int64).describe("ä".repeat(1_025));
+        let cut = described(&[column]).remove(0).description;
+        assert_eq!(cut.chars().count(), 1_024);
+        assert!(cut.ends_with('…'));
+        assert_eq!(table_description("short"), "short");
     }
 
     #[test]

@@ -2,12 +2,16 @@
 
 use arrow_array::{Array, RecordBatch};
 
-use crate::destination::{Disposition, TableSpec};
+use crate::destination::{Disposition, PartitionUnit, TableSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{Column, ColumnType, Mode};
+use crate::schema::landing::column;
+use crate::schema::{Column, ColumnType, MAX_NESTING, Mode, name, size};
 
 /// Most clustering columns (BigQuery's quota page, 2026-08).
 const MOST_CLUSTERING: usize = 4;
+
+/// Most columns of a table, those inside RECORDs included, and deepest nesting of RECORDs (as above).
+const MOST_COLUMNS: usize = 10_000;
 
 /// Longest table name that leaves room for the names of its staging tables.
 const LONGEST_NAME: usize = 300;
@@ -16,9 +20,17 @@ const LONGEST_NAME: usize = 300;
 pub(super) fn unique_key(spec: &TableSpec) -> Option<&[String]> {
     match spec.disposition {
         Disposition::Append => None,
-        Disposition::Merge | Disposition::Replace if spec.primary_key.is_empty() => None,
-        Disposition::Merge | Disposition::Replace => Some(&spec.primary_key),
+        Disposition::Replace if spec.primary_key.is_empty() => None,
+        Disposition::Merge | Disposition::Replace | Disposition::Scd2 => Some(&spec.primary_key),
     }
+}
+
+/// Whether a row with a given key is always found in the partition that a newer one with this key is in.
+pub(super) fn stays_in_its_partition(spec: &TableSpec) -> bool {
+    spec.partition.as_ref().is_some_and(|partition| {
+        let in_key = |k: &String| k.eq_ignore_ascii_case(&partition.column);
+        partition.fixed || spec.primary_key.iter().any(in_key)
+    })
 }
 
 /// Checks names, key, cursor, partitioning and clustering.
@@ -45,13 +57,27 @@ pub(super) fn check(spec: &TableSpec) -> Result<()> {
         )
         .hint("use letters, digits, `_` and `-`, at most 300"));
     }
-    if name.starts_with(super::STAGING_PREFIX) || name == super::CHECKPOINTS {
+    if name.starts_with(super::STAGING_PREFIX)
+        || [super::CHECKPOINTS, super::OPEN_SLICES].contains(&name.as_str())
+    {
         return fail("the name is kept for drawoff's own tables".into());
+    }
+    if spec.write_method.is_direct() && spec.disposition != Disposition::Append {
+        return fail(format!(
+            "`write_method: {}` puts rows straight into it, which can only be appended to so",
+            spec.write_method.word()
+        ));
+    }
+    if spec.write_method.is_direct() && spec.schema.column(column::SLICE_ID).is_none() {
+        return fail(format!(
+            "it lacks the column `{}`, by which rows that were never published are known",
+            column::SLICE_ID
+        ));
     }
     if spec.schema.columns.is_empty() {
         return fail("it has no columns".into());
     }
-    if spec.disposition == Disposition::Merge && spec.primary_key.is_empty() {
+    if spec.disposition.is_keyed() && spec.primary_key.is_empty() {
         return Err(Error::new(
             ErrorKind::Schema,
             format!("table `{name}` is to be merged into, and has no primary key"),
@@ -64,6 +90,7 @@ pub(super) fn check(spec: &TableSpec) -> Result<()> {
             super::sql::SEQUENCE
         ));
     }
+    check_columns(name, &spec.schema.columns, "", 0)?;
     let find = |column: &str, role: &str| {
         spec.schema.column(column).ok_or_else(|| {
             Error::new(
@@ -84,8 +111,8 @@ pub(super) fn check(spec: &TableSpec) -> Result<()> {
             return fail(format!("`{}` cannot be a cursor", column.name));
         }
     }
-    if let Some(partition) = &spec.partition_by {
-        let column = find(partition, "partitioning column")?;
+    if let Some(partition) = &spec.partition {
+        let column = find(&partition.column, "partitioning column")?;
         let temporal = matches!(
             column.kind,
             ColumnType::Date | ColumnType::DateTime | ColumnType::Timestamp
@@ -93,6 +120,12 @@ pub(super) fn check(spec: &TableSpec) -> Result<()> {
         if !temporal || column.mode == Mode::Repeated {
             return fail(format!(
                 "it cannot be partitioned by `{}`, which is no DATE, DATETIME or TIMESTAMP",
+                column.name
+            ));
+        }
+        if column.kind == ColumnType::Date && partition.unit == PartitionUnit::Hour {
+            return fail(format!(
+                "it cannot be partitioned by HOUR of `{}`, which is a DATE",
                 column.name
             ));
         }
@@ -122,6 +155,46 @@ pub(super) fn check(spec: &TableSpec) -> Result<()> {
                 column.kind.sql()
             ));
         }
+    }
+    Ok(())
+}
+
+/// Whether BigQuery takes so many columns.
+///
+/// # Errors
+/// [`ErrorKind::Schema`] naming the table and both numbers.
+pub(super) fn check_size(table: &str, columns: &[Column]) -> Result<()> {
+    let n = size(columns);
+    if n <= MOST_COLUMNS {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Schema,
+        format!("table `{table}` would have {n} columns, those inside RECORDs included, and BigQuery takes {MOST_COLUMNS}"),
+    )
+    .hint("leave columns out of the stream's schema, or put several into one JSON column"))
+}
+
+/// Names and nesting of columns.
+fn check_columns(table: &str, columns: &[Column], path: &str, depth: usize) -> Result<()> {
+    for column in columns {
+        let full = match path {
+            "" => column.name.clone(),
+            path => format!("{path}.{}", column.name),
+        };
+        let refuse = |why: String| {
+            Err(Error::new(
+                ErrorKind::Schema,
+                format!("table `{table}`: column `{full}`: {why}"),
+            ))
+        };
+        if let Err(why) = name::check(&column.name) {
+            return refuse(why);
+        }
+        if column.kind == ColumnType::Record && depth == MAX_NESTING {
+            return refuse(format!("it is nested deeper than {MAX_NESTING} RECORDs"));
+        }
+        check_columns(table, &column.fields, &full, depth + 1)?;
     }
     Ok(())
 }
@@ -163,18 +236,14 @@ pub(super) fn check_keys(spec: &TableSpec, batch: &RecordBatch) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::Partitioning;
     use crate::schema::TableSchema;
 
     fn spec(columns: Vec<Column>) -> TableSpec {
         TableSpec {
             name: "t".into(),
-            description: String::new(),
             schema: TableSchema { columns },
-            disposition: Disposition::Append,
-            primary_key: vec![],
-            cursor: None,
-            partition_by: None,
-            cluster_by: vec![],
+            ..TableSpec::default()
         }
     }
 
@@ -207,10 +276,25 @@ mod tests {
             ),
             (
                 TableSpec {
-                    partition_by: Some("id".into()),
+                    partition: Some(Partitioning {
+                        column: "id".into(),
+                        unit: PartitionUnit::Day,
+                        fixed: false,
+                    }),
                     ..spec(vec![id()])
                 },
                 "cannot be partitioned by `id`",
+            ),
+            (
+                TableSpec {
+                    partition: Some(Partitioning {
+                        column: "d".into(),
+                        unit: PartitionUnit::Hour,
+                        fixed: false,
+                    }),
+                    ..spec(vec![Column::new("d", ColumnType::Date)])
+                },
+                "by HOUR of `d`",
             ),
             (
                 TableSpec {

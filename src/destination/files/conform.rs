@@ -8,13 +8,14 @@ use arrow_array::{
     Array, ArrayRef, ListArray, RecordBatch, RecordBatchOptions, StructArray, new_empty_array,
     new_null_array,
 };
-use arrow_buffer::OffsetBuffer;
+use arrow_buffer::{OffsetBuffer, i256};
 use arrow_schema::{DataType, Field, Fields, SchemaRef};
 
 use super::failure::arrow;
 use crate::error::Result;
 
-/// The batch in the given schema, whose types are those of the batch's columns of the same name.
+/// The batch in the given schema, whose types are those of the batch's columns of the same name, or
+/// wider ones (see [`crate::schema::evolution::wider`]).
 pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     if Arc::ptr_eq(batch.schema_ref(), schema) {
         return Ok(batch.clone());
@@ -71,8 +72,48 @@ fn one(array: &ArrayRef, field: &Field) -> Result<ArrayRef> {
             .map(|a| Arc::new(a) as ArrayRef)
             .map_err(arrow)
         }
+        (wide, DataType::Int64 | DataType::Decimal128(..)) => Ok(widened(array, wide)),
         // The batch's own constructor says what does not fit.
         _ => Ok(array.clone()),
+    }
+}
+
+/// Numbers as those of a wider type; unchanged where that is not one.
+fn widened(array: &ArrayRef, to: &DataType) -> ArrayRef {
+    use arrow_array::types::{Decimal128Type, Decimal256Type, Float64Type, Int64Type};
+    const NUMERIC: i128 = 1_000_000_000;
+    let bignumeric = |scale: u32| i256::from_i128(10i128.pow(scale));
+    match (array.data_type(), to) {
+        (DataType::Int64, DataType::Float64) => {
+            // As BigQuery does it: the nearest double.
+            let wide = array.as_primitive::<Int64Type>().unary(|n| n as f64);
+            Arc::new(wide as arrow_array::PrimitiveArray<Float64Type>)
+        }
+        (DataType::Int64, DataType::Decimal128(..)) => Arc::new(
+            array
+                .as_primitive::<Int64Type>()
+                .unary::<_, Decimal128Type>(|n| i128::from(n) * NUMERIC)
+                .with_data_type(to.clone()),
+        ),
+        (DataType::Int64, DataType::Decimal256(..)) => Arc::new(
+            array
+                .as_primitive::<Int64Type>()
+                .unary::<_, Decimal256Type>(|n| i256::from(n).wrapping_mul(bignumeric(38)))
+                .with_data_type(to.clone()),
+        ),
+        (DataType::Decimal128(..), DataType::Decimal256(..)) => Arc::new(
+            array
+                .as_primitive::<Decimal128Type>()
+                .unary::<_, Decimal256Type>(|n| i256::from_i128(n).wrapping_mul(bignumeric(29)))
+                .with_data_type(to.clone()),
+        ),
+        (DataType::Decimal128(..), DataType::Float64) => {
+            // Through the digits: dividing would round twice.
+            let text = |n: i128| format!("{n}e-9").parse().unwrap_or(f64::NAN);
+            let wide = array.as_primitive::<Decimal128Type>().unary(text);
+            Arc::new(wide as arrow_array::PrimitiveArray<Float64Type>)
+        }
+        _ => array.clone(),
     }
 }
 

@@ -4,7 +4,9 @@
 //! DIR/tickets/part-….parquet            what readers glob
 //! DIR/tickets__rejects/part-….parquet
 //! DIR/_drawoff/manifest.json            checkpoints, schemas, live files; replaced whole
-//! DIR/_drawoff/lock                     held while the manifest is changed
+//! DIR/_drawoff/lock                     held while the manifest or a lease is changed
+//! DIR/_drawoff/leases.json              which run works on which source; replaced whole
+//! DIR/_drawoff/runs.ndjson              a line for each stream of each run
 //! DIR/_drawoff/staging/<id>/            a slice being staged; its `owner` file is locked by it
 //! ```
 //!
@@ -14,15 +16,17 @@
 //!
 //! A column that is added later is not in older files: readers unite files by column name.
 
-mod conform;
-mod encode;
+mod close;
+pub(super) mod conform;
+pub(super) mod encode;
 mod failure;
 mod manifest;
 mod merge;
 mod publish;
+mod rewrite;
 mod staging;
+mod state;
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,11 +36,10 @@ use async_trait::async_trait;
 use self::failure::failed;
 use self::manifest::Manifest;
 use super::key::Key;
-use super::{Destination, Slice, TableSpec, blocking, rejects};
+use super::{Destination, Disposition, Plan, Slice, TableSpec, audit, blocking, rejects};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::TableSchema;
-use crate::schema::evolution::widen;
-use crate::state::{CheckpointKey, SavedCheckpoint};
+use crate::schema::evolution::{Change, frozen, made, reconcile};
 
 /// Name of the folder that is ours.
 const OWN: &str = "_drawoff";
@@ -131,45 +134,99 @@ impl Folder {
         lock().map_err(|e| failed(format!("could not lock {}", path.display()), e))
     }
 
-    fn prepare(&self, spec: &TableSpec) -> Result<()> {
+    fn prepare(&self, spec: &TableSpec) -> Result<Vec<String>> {
         check_name(&spec.name)?;
         Key::of(spec)?;
+        if spec.disposition == Disposition::Scd2 {
+            return Err(Error::config(format!(
+                "table `{}` cannot keep history (`disposition: scd2`) in {}: ending a version would rewrite its file",
+                spec.name, self.shown
+            ))
+            .hint("use `disposition: merge`, or a destination `sqlite:` or `bigquery:`"));
+        }
         let _lock = self.lock()?;
         let mut manifest = Manifest::load(self)?;
         manifest.settle(self)?;
         // After that, whatever a dead run has staged was not published.
         staging::sweep(self)?;
-        self.shape(&mut manifest, &spec.name, &spec.description, &spec.schema)?;
-        self.shape(
-            &mut manifest,
-            &rejects::table_name(&spec.name),
-            &format!("Records that do not fit `{}`.", spec.name),
-            &rejects::schema(),
-        )?;
         manifest.pending = manifest::Pending::default();
-        manifest.save(self)
+        let rejects = TableSpec {
+            name: rejects::table_name(&spec.name),
+            description: format!("Records that do not fit `{}`.", spec.name),
+            schema: rejects::schema(),
+            ..TableSpec::default()
+        };
+        // Held until the rewritten files have their names.
+        let staging = staging::StagingFolder::create(self)?;
+        let changes = self.shape(&mut manifest, &staging, spec)?;
+        self.shape(&mut manifest, &staging, &rejects)?;
+        manifest.save(self)?;
+        manifest.settle(self)?;
+        Ok(changes)
+    }
+
+    fn plan(&self, table: &TableSpec) -> Result<Plan> {
+        check_name(&table.name)?;
+        Key::of(table)?;
+        let manifest = Manifest::load(self)?;
+        let rejected = rejects::table_name(&table.name);
+        let mut changes = Vec::new();
+        for (name, wanted) in [
+            (&table.name, &table.schema),
+            (&rejected, &rejects::schema()),
+        ] {
+            let existing = manifest.tables.get(name).map(|t| &t.schema);
+            let frozen = table.frozen && *name == table.name;
+            changes.extend(Plan::of_table(name, existing, wanted, frozen)?);
+        }
+        Ok(Plan {
+            changes,
+            steps: vec![
+                format!("stage files in `{OWN}/staging` of {}", self.shown),
+                format!(
+                    "publish them into `{}` ({}) and `{rejected}` with a new manifest, which holds the checkpoint",
+                    table.name,
+                    audit::disposition(table.disposition)
+                ),
+            ],
+            sql: None,
+        })
     }
 
     fn shape(
         &self,
         manifest: &mut Manifest,
-        name: &str,
-        description: &str,
-        wanted: &TableSchema,
-    ) -> Result<()> {
+        staging: &staging::StagingFolder,
+        spec: &TableSpec,
+    ) -> Result<Vec<String>> {
+        let name = &spec.name;
         let path = self.root.join(name);
         fs::create_dir_all(&path)
             .map_err(|e| failed(format!("could not create {}", path.display()), e))?;
-        let table = manifest
-            .tables
-            .entry(name.to_owned())
-            .or_insert_with(|| manifest::Table {
-                schema: wanted.clone(),
+        let Some(table) = manifest.tables.get_mut(name) else {
+            let table = manifest::Table {
+                schema: spec.schema.clone(),
+                description: spec.description.clone(),
                 ..manifest::Table::default()
-            });
-        table.schema = widen(name, &table.schema, wanted)?;
-        description.clone_into(&mut table.description);
-        Ok(())
+            };
+            manifest.tables.insert(name.clone(), table);
+            return Ok(vec![made(name, &spec.schema)]);
+        };
+        let now = reconcile(name, &table.schema, &spec.schema)?;
+        if spec.frozen {
+            return match now.changes.is_empty() {
+                true => Ok(Vec::new()),
+                false => Err(frozen(name, &now.changes)),
+            };
+        }
+        let widened = |c: &Change| matches!(c, Change::Widened { from, to, .. } if from.split('(').next() != to.split('(').next());
+        table.schema = now.schema;
+        table.description.clone_from(&spec.description);
+        if now.changes.iter().any(widened) {
+            // Readers unite files by column name: those of one table must agree on types.
+            rewrite::rewrite(self, manifest, staging, name)?;
+        }
+        Ok(now.changes.iter().map(|c| c.done(name)).collect())
     }
 }
 
@@ -198,7 +255,7 @@ impl Destination for FilesDestination {
         self.folder.shown.clone()
     }
 
-    async fn prepare(&self, table: &TableSpec) -> Result<()> {
+    async fn prepare(&self, table: &TableSpec) -> Result<Vec<String>> {
         let (folder, table) = (self.folder.clone(), table.clone());
         blocking::run(move || folder.prepare(&table)).await
     }
@@ -214,26 +271,9 @@ impl Destination for FilesDestination {
         .await
     }
 
-    async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
-        let (folder, source) = (self.folder.clone(), source.to_owned());
-        blocking::run(move || {
-            let stored = Manifest::load(&folder)?.checkpoints.into_iter();
-            Ok(stored
-                .filter(|s| s.source == source)
-                .map(|s| {
-                    let key = CheckpointKey {
-                        source: s.source,
-                        stream: s.stream,
-                    };
-                    let saved = SavedCheckpoint {
-                        checkpoint: s.checkpoint,
-                        version: s.version,
-                    };
-                    (key, saved)
-                })
-                .collect())
-        })
-        .await
+    async fn plan(&self, table: &TableSpec) -> Result<Plan> {
+        let (folder, table) = (self.folder.clone(), table.clone());
+        blocking::run(move || folder.plan(&table)).await
     }
 
     async fn open(&self, table: &TableSpec, run_id: &str, slice: &str) -> Result<Box<dyn Slice>> {

@@ -6,6 +6,7 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 
 use super::Folder;
+use super::close::{copy_marked, has_unmarked};
 use super::encode::{PartWriter, Written};
 use super::failure::failed;
 use super::manifest::{Manifest, Part, Stored, sync_folder};
@@ -14,7 +15,8 @@ use super::staging::StagingFolder;
 use crate::destination::blocking::Worker;
 use crate::destination::key::{Key, check_shape, schema_of};
 use crate::destination::{
-    BatchKind, Disposition, Published, Slice, TableSpec, rejects, version_conflict,
+    Absent, BatchKind, Disposition, Published, Slice, TableSpec, lease_lost, rejects,
+    version_conflict,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::arrow_schema;
@@ -59,6 +61,15 @@ impl Slice for FilesSlice {
     async fn publish(self: Box<Self>, checkpoint: &CheckpointUpdate) -> Result<Published> {
         let checkpoint = checkpoint.clone();
         self.0.finish(move |work| publish(work, &checkpoint)).await
+    }
+
+    async fn keep_absent(&mut self) -> Result<()> {
+        self.0
+            .run(|work| {
+                work.table.absent = Absent::Keep;
+                Ok(())
+            })
+            .await
     }
 
     async fn abandon(self: Box<Self>) -> Result<()> {
@@ -144,7 +155,10 @@ fn publish(work: Work, update: &CheckpointUpdate) -> Result<Published> {
         rejects: work.rejects.finish()?,
         removed: Vec::new(),
         deduplicated: 0,
+        closes: false,
     };
+    new.closes =
+        table.absent == Absent::Close && table.disposition.is_keyed() && new.rejects.is_empty();
     let keys = work.key.map(|(_, file)| file.finish()).transpose()?;
 
     let _lock = folder.lock()?;
@@ -156,6 +170,9 @@ fn publish(work: Work, update: &CheckpointUpdate) -> Result<Published> {
         && stored.is_some_and(|s| s.run_id == update.run_id && s.slice == slice);
     if version != update.expected_version && !before {
         return Err(version_conflict(update, version, &folder.shown));
+    }
+    if !before && let Some(by) = folder.other_holder(&update.key.source, &update.run_id)? {
+        return Err(lease_lost(update, &by, &folder.shown));
     }
     let lost = |name: &str| {
         Error::new(
@@ -179,6 +196,7 @@ fn publish(work: Work, update: &CheckpointUpdate) -> Result<Published> {
     let published = Published {
         rows: staged - new.deduplicated,
         deduplicated: new.deduplicated,
+        ..Published::default()
     };
     if before {
         // This very slice went through before and its answer was lost.
@@ -245,11 +263,14 @@ struct New {
     /// Names of the table's files that go.
     removed: Vec<String>,
     deduplicated: u64,
+    /// Rows of the table whose key is not staged are closed.
+    closes: bool,
 }
 
 impl New {
     /// Leaves out staged rows that newer ones replace, and rewrites files of the table that have
-    /// rows which staged ones replace; other files stay as they are.
+    /// rows which staged ones replace, or which are to be closed because no staged one has their key;
+    /// other files stay as they are.
     fn resolve(
         &mut self,
         folder: &Folder,
@@ -273,14 +294,24 @@ impl New {
         let found = superseded(keys, &self.rows, cursor, &existing, folder.merge_memory)?;
         let mut kept = PartWriter::new(place.path.clone(), "kept", schema.clone());
         for (file, rows) in existing.iter().zip(found.existing) {
-            let Some(rows) = rows else { continue };
+            let dropped = rows.as_ref().map_or(0, Kept::dropped);
+            let mask = rows.map(Kept::mask);
+            let marks = self.closes && has_unmarked(&file.path, mask.as_ref())?;
+            if mask.is_none() && !marks {
+                continue;
+            }
             self.removed.extend(
                 file.path
                     .file_name()
                     .map(|n| n.to_string_lossy().into_owned()),
             );
-            if rows.dropped() < file.rows {
-                copy_kept(&file.path, &rows.mask(), 0, &mut kept)?;
+            if dropped == file.rows {
+                continue;
+            }
+            match &mask {
+                mask if marks => copy_marked(&file.path, mask.as_ref(), &schema, &mut kept)?,
+                Some(mask) => copy_kept(&file.path, mask, 0, &mut kept)?,
+                None => {}
             }
         }
         let mut all = kept.finish()?;

@@ -9,14 +9,19 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::failure::failed;
+use crate::destination::audit::{self, LOADS, RUNS};
 use crate::destination::key::Key;
-use crate::destination::{TableSpec, rejects};
+use crate::destination::{Disposition, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::evolution::widen;
+use crate::schema::evolution::{Change, frozen, made, reconcile};
+use crate::schema::landing::column;
 use crate::schema::{Column, ColumnType, Mode, TableSchema};
 
 /// Prefix of the tables that are ours.
 const OWN_PREFIX: &str = "_drawoff_";
+
+/// Most columns of a table, as SQLite is built here and by most others.
+const MOST_COLUMNS: usize = 2_000;
 
 const OWN_TABLES: &str = "
 CREATE TABLE IF NOT EXISTS _drawoff_tables (
@@ -33,6 +38,13 @@ CREATE TABLE IF NOT EXISTS _drawoff_checkpoints (
   slice TEXT NOT NULL, -- slice that was published with it
   updated_at TEXT NOT NULL,
   PRIMARY KEY (source, stream)
+);
+CREATE TABLE IF NOT EXISTS _drawoff_leases (
+  source TEXT PRIMARY KEY NOT NULL,
+  run_id TEXT NOT NULL, -- run that holds it, or held it last
+  acquired_at TEXT NOT NULL,
+  expires_at TEXT NOT NULL, -- unless it is renewed; not above acquired_at once it was given back
+  holder TEXT NOT NULL -- JSON: how a successor sees whether the holder lives
 );";
 
 /// An identifier, quoted.
@@ -90,8 +102,20 @@ fn create_table(name: &str, schema: &TableSchema) -> String {
     sql
 }
 
-/// Makes the table, its rejects table and our own tables exist in the wanted shape.
-pub fn prepare(tx: &Transaction<'_>, table: &TableSpec, place: &str) -> Result<()> {
+/// Makes our own tables exist.
+pub fn own_tables(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.execute_batch(OWN_TABLES)?;
+    for (name, columns) in [(LOADS, audit::load_columns()), (RUNS, audit::run_columns())] {
+        if !has_table(tx, name)? {
+            tx.execute_batch(&create_table(name, &TableSchema { columns }))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the table, its rejects table and our own tables exist in the wanted shape; gives what changed
+/// in the first.
+pub fn prepare(tx: &Transaction<'_>, table: &TableSpec, place: &str) -> Result<Vec<String>> {
     if table.name.starts_with(OWN_PREFIX) || table.name.starts_with("sqlite_") {
         return Err(Error::new(
             ErrorKind::Schema,
@@ -102,57 +126,130 @@ pub fn prepare(tx: &Transaction<'_>, table: &TableSpec, place: &str) -> Result<(
         )
         .hint("give the stream another table name"));
     }
-    tx.execute_batch(OWN_TABLES)
+    own_tables(tx)
         .map_err(|e| failed(format!("could not create drawoff's tables in {place}"), e))?;
-    shape(tx, &table.name, &table.description, &table.schema, place)?;
-    shape(
-        tx,
-        &rejects::table_name(&table.name),
-        &format!("Records that do not fit `{}`.", table.name),
-        &rejects::schema(),
-        place,
-    )?;
-    index(tx, table, place)
+    let changes = shape(tx, table, place)?;
+    let rejects = TableSpec {
+        name: rejects::table_name(&table.name),
+        description: format!("Records that do not fit `{}`.", table.name),
+        schema: rejects::schema(),
+        ..TableSpec::default()
+    };
+    shape(tx, &rejects, place)?;
+    index(tx, table, place)?;
+    Ok(changes)
 }
 
-fn shape(
-    tx: &Transaction<'_>,
-    name: &str,
-    description: &str,
-    wanted: &TableSchema,
-    place: &str,
-) -> Result<()> {
+fn shape(tx: &Transaction<'_>, spec: &TableSpec, place: &str) -> Result<Vec<String>> {
+    let (name, wanted) = (&spec.name, &spec.schema);
     let fail = |e| failed(format!("could not prepare table `{name}` in {place}"), e);
-    let now = match existing(tx, name).map_err(fail)? {
+    let (now, changes) = match existing(tx, name).map_err(fail)? {
         None => {
+            check_size(name, wanted)?;
             tx.execute_batch(&create_table(name, wanted))
                 .map_err(fail)?;
-            wanted.clone()
+            (wanted.clone(), vec![made(name, wanted)])
         }
         Some(have) => {
-            let now = widen(name, &have, wanted)?;
-            for column in &now.columns[have.columns.len()..] {
-                tx.execute_batch(&format!(
-                    "ALTER TABLE {} ADD COLUMN {}",
-                    quoted(name),
-                    definition(column)
-                ))
-                .map_err(fail)?;
+            let now = reconcile(name, &have, wanted)?;
+            if spec.frozen {
+                return match now.changes.is_empty() {
+                    true => Ok(Vec::new()),
+                    false => Err(frozen(name, &now.changes)),
+                };
             }
-            now
+            check_size(name, &now.schema)?;
+            let (old, new) = now.schema.columns.split_at(have.columns.len());
+            let altered = have
+                .columns
+                .iter()
+                .zip(old)
+                .any(|(a, b)| definition(a) != definition(b));
+            if altered {
+                rebuild(tx, name, &have, &now.schema).map_err(fail)?;
+            } else {
+                for column in new {
+                    tx.execute_batch(&format!(
+                        "ALTER TABLE {} ADD COLUMN {}",
+                        quoted(name),
+                        definition(column)
+                    ))
+                    .map_err(fail)?;
+                }
+            }
+            let said = now.changes.iter().map(|c: &Change| c.done(name)).collect();
+            (now.schema, said)
         }
     };
     tx.execute(
         "INSERT INTO _drawoff_tables (name, description, schema) VALUES (?1, ?2, ?3)
          ON CONFLICT (name) DO UPDATE SET description = excluded.description, schema = excluded.schema
          WHERE description <> excluded.description OR schema <> excluded.schema",
-        params![name, description, now.to_json()],
+        params![name, spec.description, now.to_json()],
     )
     .map_err(fail)?;
-    Ok(())
+    Ok(changes)
 }
 
-/// The unique index on the primary key: there exactly when rows are unique by it.
+fn check_size(name: &str, schema: &TableSchema) -> Result<()> {
+    let n = schema.columns.len();
+    if n <= MOST_COLUMNS {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Schema,
+        format!("table `{name}` would have {n} columns, and SQLite takes {MOST_COLUMNS}"),
+    )
+    .hint("leave columns out of the stream's schema, or put several into one JSON column"))
+}
+
+/// SQLite changes no column's type or NOT NULL in place: the rows go into a new table, which takes
+/// the old one's name, indexes and triggers.
+fn rebuild(
+    tx: &Transaction<'_>,
+    name: &str,
+    have: &TableSchema,
+    now: &TableSchema,
+) -> rusqlite::Result<()> {
+    const NEW: &str = "_drawoff_rebuilt";
+    let belongings: Vec<String> = tx
+        .prepare(
+            "SELECT sql FROM main.sqlite_schema
+             WHERE tbl_name = ?1 COLLATE NOCASE AND type IN ('index', 'trigger') AND sql IS NOT NULL",
+        )?
+        .query_map([name], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let values: Vec<String> = have
+        .columns
+        .iter()
+        .zip(&now.columns)
+        .map(|(a, b)| {
+            let column = quoted(&a.name);
+            match b.kind {
+                kind if kind == a.kind => column,
+                ColumnType::Float64 => format!("CAST({column} AS REAL)"),
+                _ => format!("CAST({column} AS TEXT)"),
+            }
+        })
+        .collect();
+    tx.execute_batch(&create_table(NEW, now))?;
+    let names = list(have.columns.iter().map(|c| c.name.as_str()));
+    tx.execute_batch(&format!(
+        // Views may name the table that is gone for a moment.
+        "INSERT INTO {new} ({names}) SELECT {values} FROM {old};
+         DROP TABLE {old};
+         PRAGMA legacy_alter_table = ON;
+         ALTER TABLE {new} RENAME TO {old};
+         PRAGMA legacy_alter_table = OFF;",
+        new = quoted(NEW),
+        old = quoted(name),
+        values = values.join(", "),
+    ))?;
+    belongings.iter().try_for_each(|sql| tx.execute_batch(sql))
+}
+
+/// The unique index on the primary key: there exactly when rows are unique by it. With history, only
+/// current versions are.
 fn index(tx: &Transaction<'_>, table: &TableSpec, place: &str) -> Result<()> {
     let name = format!("{}__key", table.name);
     let fail = |e| failed(format!("could not prepare index `{name}` in {place}"), e);
@@ -164,7 +261,17 @@ fn index(tx: &Transaction<'_>, table: &TableSpec, place: &str) -> Result<()> {
         Some(_) => &table.primary_key,
         None => &[],
     };
-    let same = there.len() == wanted.len()
+    let partial: Option<bool> = tx
+        .query_row(
+            "SELECT partial FROM pragma_index_list(?1) WHERE name = ?2",
+            [&table.name, &name],
+            |r| r.get(0),
+        )
+        .optional()
+        .map_err(fail)?;
+    let history = table.disposition == Disposition::Scd2;
+    let same = partial.unwrap_or(history) == history
+        && there.len() == wanted.len()
         && there
             .iter()
             .zip(wanted)
@@ -177,8 +284,12 @@ fn index(tx: &Transaction<'_>, table: &TableSpec, place: &str) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
+    let current = match history {
+        true => format!(" WHERE {} IS NULL", quoted(column::VALID_TO)),
+        false => String::new(),
+    };
     let created = tx.execute_batch(&format!(
-        "CREATE UNIQUE INDEX {} ON {} ({})",
+        "CREATE UNIQUE INDEX {} ON {} ({}){current}",
         quoted(&name),
         quoted(&table.name),
         list(wanted.iter().map(String::as_str))

@@ -8,10 +8,11 @@
 mod ddl;
 mod encode;
 mod failure;
+mod history;
 mod publish;
 mod staging;
+mod state;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,10 +21,10 @@ use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use self::failure::failed;
-use super::{Destination, Slice, TableSpec, blocking};
-use crate::error::{Error, ErrorKind, Result};
+use super::audit::{self, LOADS};
+use super::{Destination, Plan, Slice, TableSpec, blocking, rejects};
+use crate::error::{Error, Result};
 use crate::schema::TableSchema;
-use crate::state::{Checkpoint, CheckpointKey, SavedCheckpoint};
 
 /// How long to wait for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -49,7 +50,7 @@ impl SqliteDestination {
     /// Opens the database file, or creates it empty.
     ///
     /// # Errors
-    /// [`ErrorKind::Destination`] when it cannot be opened or is no database, [`ErrorKind::Config`]
+    /// [`crate::error::ErrorKind::Destination`] when it cannot be opened or is no database, [`crate::error::ErrorKind::Config`]
     /// for a path that is none.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::with_busy_timeout(path, BUSY_TIMEOUT)
@@ -97,7 +98,7 @@ impl Place {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn prepare(&self, table: &TableSpec) -> Result<()> {
+    fn prepare(&self, table: &TableSpec) -> Result<Vec<String>> {
         staging::sweep(&self.path);
         let mut conn = self.connection();
         self.use_wal(&conn)?;
@@ -110,8 +111,9 @@ impl Place {
         let tx = conn
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fail)?;
-        ddl::prepare(&tx, table, &self.shown)?;
-        tx.commit().map_err(fail)
+        let changes = ddl::prepare(&tx, table, &self.shown)?;
+        tx.commit().map_err(fail)?;
+        Ok(changes)
     }
 
     /// Write-ahead logging; a property of the file once set.
@@ -154,57 +156,29 @@ impl Place {
         })
     }
 
-    fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
-        let fail = |e| {
-            failed(
-                format!(
-                    "could not read the checkpoints of `{source}` in {}",
-                    self.shown
-                ),
-                e,
-            )
-        };
-        let conn = self.connection();
-        if !ddl::has_table(&conn, "_drawoff_checkpoints").map_err(fail)? {
-            return Ok(HashMap::new());
+    fn plan(&self, table: &TableSpec) -> Result<Plan> {
+        let rejected = rejects::table_name(&table.name);
+        let mut changes = Vec::new();
+        for (name, wanted) in [
+            (&table.name, &table.schema),
+            (&rejected, &rejects::schema()),
+        ] {
+            let existing = self.existing(name)?;
+            let frozen = table.frozen && *name == table.name;
+            changes.extend(Plan::of_table(name, existing.as_ref(), wanted, frozen)?);
         }
-        let rows: Vec<(String, u64, String)> = conn
-            .prepare(
-                "SELECT stream, version, checkpoint FROM _drawoff_checkpoints WHERE source = ?1",
-            )
-            .and_then(|mut s| {
-                s.query_map([source], |r| {
-                    Ok((r.get(0)?, r.get(1).map(i64::unsigned_abs)?, r.get(2)?))
-                })?
-                .collect()
-            })
-            .map_err(fail)?;
-        rows.into_iter()
-            .map(|(stream, version, json)| {
-                let checkpoint: Checkpoint = serde_json::from_str(&json).map_err(|e| {
-                    Error::new(
-                        ErrorKind::State,
-                        format!(
-                            "could not read the checkpoint of `{source}`/`{stream}` in {}",
-                            self.shown
-                        ),
-                    )
-                    .hint("a newer drawoff may have written it: use that one")
-                    .source(e)
-                })?;
-                let key = CheckpointKey {
-                    source: source.to_owned(),
-                    stream,
-                };
-                Ok((
-                    key,
-                    SavedCheckpoint {
-                        checkpoint,
-                        version,
-                    },
-                ))
-            })
-            .collect()
+        Ok(Plan {
+            changes,
+            steps: vec![
+                format!("stage rows in a file beside {}", self.shown),
+                format!(
+                    "in one transaction: rows into `{}` ({}), rejects into `{rejected}`, the checkpoint, a row of `{LOADS}`",
+                    table.name,
+                    audit::disposition(table.disposition)
+                ),
+            ],
+            sql: None,
+        })
     }
 }
 
@@ -231,7 +205,7 @@ impl Destination for SqliteDestination {
         self.place.shown.clone()
     }
 
-    async fn prepare(&self, table: &TableSpec) -> Result<()> {
+    async fn prepare(&self, table: &TableSpec) -> Result<Vec<String>> {
         let (place, table) = (self.place.clone(), table.clone());
         blocking::run(move || place.prepare(&table)).await
     }
@@ -241,9 +215,9 @@ impl Destination for SqliteDestination {
         blocking::run(move || place.existing(&table)).await
     }
 
-    async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
-        let (place, source) = (self.place.clone(), source.to_owned());
-        blocking::run(move || place.checkpoints(&source)).await
+    async fn plan(&self, table: &TableSpec) -> Result<Plan> {
+        let (place, table) = (self.place.clone(), table.clone());
+        blocking::run(move || place.plan(&table)).await
     }
 
     async fn open(&self, table: &TableSpec, _: &str, slice: &str) -> Result<Box<dyn Slice>> {

@@ -9,10 +9,13 @@ use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 use super::Place;
 use super::ddl::{list, quoted};
 use super::failure::failed;
+use super::history;
 use super::staging::Staging;
+use super::state::{note_load, other_holder};
 use crate::destination::blocking::Worker;
 use crate::destination::{
-    BatchKind, Disposition, Published, Slice, TableSpec, rejects, version_conflict,
+    Absent, BatchKind, Disposition, Published, Slice, TableSpec, lease_lost, rejects,
+    version_conflict,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::CheckpointUpdate;
@@ -54,6 +57,15 @@ impl Slice for SqliteSlice {
         self.0.finish(move |work| publish(work, &checkpoint)).await
     }
 
+    async fn keep_absent(&mut self) -> Result<()> {
+        self.0
+            .run(|work| {
+                work.table.absent = Absent::Keep;
+                Ok(())
+            })
+            .await
+    }
+
     async fn abandon(self: Box<Self>) -> Result<()> {
         // Closing the staging database is all: its file has no name.
         self.0.stop().await;
@@ -74,10 +86,17 @@ fn publish(mut work: Work, update: &CheckpointUpdate) -> Result<Published> {
     };
     // Before the lock is taken: it may take a while.
     let deduplicated = staging.find_losers(table).map_err(fail)?;
-    let published = Published {
-        rows: staging.rows - deduplicated,
-        deduplicated,
+    let staged = staging.rows;
+    let counted = |rows: u64| Published {
+        rows,
+        deduplicated: staged - rows,
+        ..Published::default()
     };
+    let closes =
+        table.absent == Absent::Close && table.disposition.is_keyed() && staging.rejects == 0;
+    if closes || table.disposition == Disposition::Scd2 {
+        staging.index(table).map_err(fail)?;
+    }
 
     let _turn = place
         .publishing
@@ -102,21 +121,35 @@ fn publish(mut work: Work, update: &CheckpointUpdate) -> Result<Published> {
         && stored.is_some_and(|(_, run, slice)| run == update.run_id && slice == *name)
     {
         // This very slice went through before and its answer was lost.
-        return Ok(published);
+        let rows = match table.disposition {
+            Disposition::Scd2 => history::published(&tx, table, deduplicated).map_err(fail)?,
+            _ => staged - deduplicated,
+        };
+        return Ok(counted(rows));
     }
     if version != update.expected_version {
         return Err(version_conflict(update, version, &place.shown));
+    }
+
+    if let Some(by) = other_holder(&tx, update).map_err(fail)? {
+        return Err(lease_lost(update, &by, &place.shown));
     }
 
     if table.disposition == Disposition::Replace {
         tx.execute(&format!("DELETE FROM main.{}", quoted(&table.name)), [])
             .map_err(fail)?;
     }
-    tx.execute(
-        &insert_rows(&tx, table, keyed, extra, deduplicated).map_err(fail)?,
-        [],
-    )
-    .map_err(fail)?;
+    let published = match table.disposition {
+        Disposition::Scd2 => counted(history::publish(&tx, table, deduplicated).map_err(fail)?),
+        _ => {
+            let insert = insert_rows(&tx, table, keyed, extra, deduplicated).map_err(fail)?;
+            tx.execute(&insert, []).map_err(fail)?;
+            counted(staged - deduplicated)
+        }
+    };
+    if closes {
+        history::close_unlisted(&tx, table).map_err(fail)?;
+    }
     let columns = rejects::schema().columns;
     let columns = list(columns.iter().map(|c| c.name.as_str()));
     tx.execute(
@@ -128,8 +161,17 @@ fn publish(mut work: Work, update: &CheckpointUpdate) -> Result<Published> {
     )
     .map_err(fail)?;
     store(&tx, place, name, update)?;
+    note_load(&tx, table, name, update, published).map_err(fail)?;
     tx.commit().map_err(fail)?;
     Ok(published)
+}
+
+/// The condition on staged rows that no newer one replaces them.
+pub(super) fn winners(losers: u64) -> &'static str {
+    match losers {
+        0 => "true",
+        _ => "new.rowid NOT IN staging.losers",
+    }
 }
 
 /// The statement that moves the staged rows.
@@ -159,10 +201,7 @@ fn insert_rows(
         ));
     }
     let columns = list(names.iter().copied());
-    let winners = match losers {
-        0 => "true",
-        _ => "rowid NOT IN staging.losers",
-    };
+    let winners = winners(losers);
     let conflict = match table.disposition {
         Disposition::Merge => {
             let set: Vec<String> = names
@@ -176,10 +215,10 @@ fn insert_rows(
                 false => format!(" ON CONFLICT ({key}) DO UPDATE SET {}", set.join(", ")),
             }
         }
-        Disposition::Append | Disposition::Replace => String::new(),
+        Disposition::Append | Disposition::Replace | Disposition::Scd2 => String::new(),
     };
     Ok(format!(
-        "INSERT INTO main.{target} ({columns}) SELECT {columns} FROM staging.rows WHERE {winners}{conflict}"
+        "INSERT INTO main.{target} ({columns}) SELECT {columns} FROM staging.rows AS new WHERE {winners}{conflict}"
     ))
 }
 

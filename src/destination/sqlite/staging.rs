@@ -26,6 +26,8 @@ pub struct Staging {
     pub order: Option<usize>,
     /// Rows staged.
     pub rows: u64,
+    /// Rejects staged.
+    pub rejects: u64,
     insert_rows: String,
     insert_rejects: String,
     /// Removes the file where an open file keeps its name (Windows); last, after the connection.
@@ -91,6 +93,7 @@ impl Staging {
             key,
             order,
             rows: 0,
+            rejects: 0,
             insert_rows,
             insert_rejects,
             _file: file,
@@ -132,10 +135,18 @@ impl Staging {
             encode::insert(&mut statement, batch, order, &fail)?;
         }
         tx.commit().map_err(fail)?;
-        if kind == BatchKind::Rows {
-            self.rows += batch.num_rows() as u64;
+        match kind {
+            BatchKind::Rows => self.rows += batch.num_rows() as u64,
+            BatchKind::Rejects => self.rejects += batch.num_rows() as u64,
         }
         Ok(())
+    }
+
+    /// Makes rows quick to find by their key.
+    pub fn index(&self, table: &TableSpec) -> rusqlite::Result<()> {
+        let key = list(table.primary_key.iter().map(String::as_str));
+        self.conn
+            .execute_batch(&format!("CREATE INDEX staging.by_key ON rows ({key})"))
     }
 
     /// Finds the rows that a newer one with the same key replaces, by rowid, into

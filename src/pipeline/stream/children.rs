@@ -10,7 +10,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::StreamRun;
 use crate::connector::CursorField;
-use crate::destination::Disposition;
 use crate::error::Result;
 use crate::pipeline::cursor::Cursor;
 use crate::pipeline::partitions;
@@ -30,7 +29,7 @@ impl StreamRun {
         let by_parent = self
             .incremental()
             .is_some_and(|i| matches!(i.cursor, CursorField::Parent(_)));
-        if self.disposition() == Disposition::Replace {
+        if self.writer.is_whole() {
             self.checkpoint.pass = None;
         }
         let started = self.started;
@@ -187,6 +186,10 @@ impl StreamRun {
                 let walked = self.page(layout, &page, false).await?;
                 pages.turn(&page, &walked)?;
                 self.stop_if_asked(endpoint)?;
+            }
+            let (read, announced) = pages.counts();
+            if pages.may_have_slipped() || announced.is_some_and(|announced| read < announced) {
+                self.writer.expect_more();
             }
         }
         if track {

@@ -29,6 +29,8 @@ pub(super) struct Buffer {
     limits: Limits,
     values: Values,
     nulls: NullBufferBuilder,
+    /// Of a list or a RECORD: the column.
+    nested: Option<Box<Column>>,
 }
 
 impl Buffer {
@@ -64,17 +66,47 @@ impl Buffer {
             precision: column.precision.map(|n| n.0),
             scale: column.scale.map(|n| n.0),
         };
+        let nested = column.mode == Mode::Repeated || column.kind == ColumnType::Record;
         Self {
             kind: column.kind,
             mode: column.mode,
             limits,
             values,
             nulls: NullBufferBuilder::new(0),
+            nested: nested.then(|| Box::new(column.clone())),
         }
+    }
+
+    /// The column of a list or a RECORD.
+    pub(super) fn nested(&self) -> Option<&Column> {
+        self.nested.as_deref()
+    }
+
+    /// Whether it holds single values of that type.
+    pub(super) fn is_plain(&self, kind: ColumnType, mode: Mode) -> bool {
+        self.kind == kind && self.mode == mode && self.nested.is_none()
     }
 
     pub(super) fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// The object that the column's values are, or its lists' items; and whether it is of lists.
+    pub(super) fn object(&self) -> Option<(&Object, bool)> {
+        match &self.values {
+            Values::Record(object, _) => Some((object, false)),
+            Values::List(item, _) => item.object().map(|(object, _)| (object, true)),
+            _ => None,
+        }
+    }
+
+    /// See [`super::Decoder::watch`], of RECORDs.
+    pub(super) fn watch(&mut self) {
+        match &mut self.values {
+            Values::Record(object, _) => object.watch(),
+            Values::List(item, _) => item.watch(),
+            _ => {}
+        }
     }
 
     /// Cells so far.
@@ -92,7 +124,7 @@ impl Buffer {
             json.known_null()?;
             self.push_missing();
             return Ok(match self.mode {
-                Mode::Required => Some(Problem::new("a required value is null")),
+                Mode::Required => Some(Problem::absent("a required value is null")),
                 Mode::Nullable | Mode::Repeated => None,
             });
         }
@@ -176,7 +208,7 @@ impl Buffer {
         if text.is_empty() && !is_text {
             self.push_missing();
             return (self.mode == Mode::Required)
-                .then(|| Problem::new("a required value is empty"));
+                .then(|| Problem::absent("a required value is empty"));
         }
         let (kind, limits) = (self.kind, self.limits);
         self.put(|values| {
@@ -405,7 +437,13 @@ fn read_list(item: &mut Buffer, json: &mut Jiter<'_>, peek: Peek, notes: &mut No
     let mut index = 0usize;
     while let Some(peek) = next {
         let found = item.read(json, peek, notes)?;
-        problem = problem.or_else(|| found.map(|p| p.within(&index.to_string())));
+        problem = problem.or_else(|| {
+            found.map(|mut p| {
+                // An item that is null does not fit the list; no column lacks a value.
+                p.absent &= !p.path.is_empty();
+                p.within(&index.to_string())
+            })
+        });
         index += 1;
         next = json.array_step()?;
     }

@@ -8,6 +8,7 @@
 mod buffer;
 mod cell;
 mod object;
+mod watch;
 
 use std::collections::BTreeSet;
 
@@ -17,6 +18,7 @@ use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 use jiter::{Jiter, JiterError, Peek};
 
+use super::grow::News;
 use super::{Column, ColumnType, Mode, TableSchema, arrow_schema};
 use crate::error::{Error, ErrorKind, Result};
 use object::Object;
@@ -77,6 +79,9 @@ struct Notes {
     unknown: BTreeSet<String>,
     /// The [`EXTRA_COLUMN`]'s object for the record at hand, when the table has that column.
     extra: Option<String>,
+    /// Two keys of the record were for one column, and it is settled now which of them has it: the
+    /// record is to be read again.
+    again: bool,
 }
 
 /// Why and where a record does not fit.
@@ -84,6 +89,8 @@ struct Notes {
 struct Problem {
     reason: &'static str,
     path: String,
+    /// A REQUIRED column has no value; else there is one that does not fit.
+    absent: bool,
 }
 
 impl Problem {
@@ -91,6 +98,14 @@ impl Problem {
         Box::new(Self {
             reason,
             path: String::new(),
+            absent: false,
+        })
+    }
+
+    fn absent(reason: &'static str) -> Box<Self> {
+        Box::new(Self {
+            absent: true,
+            ..*Self::new(reason)
         })
     }
 
@@ -114,8 +129,8 @@ impl Decoder {
             schema: arrow_schema(schema),
             root: Object::new(&schema.columns, ""),
             notes: Notes {
-                unknown: BTreeSet::new(),
                 extra: extra.then(String::new),
+                ..Notes::default()
             },
             keep: None,
             rows: 0,
@@ -127,6 +142,37 @@ impl Decoder {
         }
     }
 
+    /// Notes from here on what the columns do not hold, for [`Self::news`]; and puts values that do not
+    /// fit a column into the one beside it that is for them, where there is one.
+    pub fn watch(&mut self) {
+        self.root.watch();
+    }
+
+    /// What the columns did not hold since [`Self::watch`].
+    pub fn news(&self) -> News {
+        self.root.news()
+    }
+
+    /// A decoder for the table with other columns, that goes on as this one would: with its constants,
+    /// the columns that stay null, its floor, and the names of unknown fields. Only between batches.
+    ///
+    /// # Errors
+    /// As [`Self::set_constant`].
+    pub fn with_columns(&self, schema: &TableSchema) -> Result<Self> {
+        let mut fresh = Self::new(schema);
+        for (column, text) in self.root.constants() {
+            fresh.set_constant(column, text)?;
+        }
+        self.root.reserved().for_each(|c| fresh.reserve(c));
+        fresh.floor.clone_from(&self.floor);
+        fresh.skipped = self.skipped;
+        fresh.notes.unknown.clone_from(&self.notes.unknown);
+        if self.root.is_watched() {
+            fresh.watch();
+        }
+        Ok(fresh)
+    }
+
     /// Leaves out, from here on, records whose value in the column at `path` is below `floor`:
     /// they were read before. Records without a value stay.
     pub fn set_floor(&mut self, path: &[String], floor: Option<Highest>) {
@@ -136,6 +182,11 @@ impl Decoder {
     /// Takes the number of records left out since this was last asked.
     pub fn take_skipped(&mut self) -> u64 {
         std::mem::take(&mut self.skipped)
+    }
+
+    /// Counts a record that was left out before it came here among those skipped.
+    pub fn pass_over(&mut self) {
+        self.skipped += 1;
     }
 
     /// Sets a column that has the same value in all records from here on, whatever they hold.
@@ -152,6 +203,11 @@ impl Decoder {
         })
     }
 
+    /// Keeps a nullable column null from here on, whatever fields the records have.
+    pub fn reserve(&mut self, column: &str) {
+        self.root.reserve(column);
+    }
+
     /// Reads the record at the cursor, which is left behind it.
     ///
     /// # Errors
@@ -159,9 +215,13 @@ impl Decoder {
     /// stopped; [`Self::reject`] can keep the record's text.
     pub fn record(&mut self, json: &mut Jiter<'_>, peek: Peek) -> Result<(), JiterError> {
         let start = json.current_index();
-        let outcome = self.root.read(json, peek, &mut self.notes);
-        self.rows += 1;
-        self.root.complete(self.rows, &mut self.notes);
+        let mut outcome = self.row(json, peek);
+        while std::mem::take(&mut self.notes.again) && outcome.is_ok() {
+            self.drop_row();
+            let mut again = Jiter::new(json.slice_to_current(start));
+            let peek = again.peek()?;
+            outcome = self.row(&mut again, peek);
+        }
         let problem = match outcome {
             Ok(None) => None,
             Ok(Some(problem)) => Some(problem),
@@ -189,6 +249,14 @@ impl Decoder {
             }
         }
         Ok(())
+    }
+
+    /// Reads a record into a row of its own.
+    fn row(&mut self, json: &mut Jiter<'_>, peek: Peek) -> Cell {
+        let outcome = self.root.read(json, peek, &mut self.notes);
+        self.rows += 1;
+        self.root.complete(self.rows, &mut self.notes);
+        outcome
     }
 
     /// Keeps a record that could not be read at all.
@@ -290,6 +358,12 @@ impl Decoder {
     /// Takes the rejects so far.
     pub fn take_rejects(&mut self) -> Vec<Reject> {
         std::mem::take(&mut self.rejects)
+    }
+
+    /// Where and why the first of the rejects since they were last taken does not fit.
+    pub fn first_reject(&self) -> Option<(&str, &str)> {
+        let first = self.rejects.first()?;
+        Some((&first.path, &first.reason))
     }
 
     /// Names of fields that no column of their own is for, the first few.

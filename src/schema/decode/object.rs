@@ -8,7 +8,9 @@ use arrow_schema::Fields;
 use jiter::{Jiter, JiterError, Peek};
 
 use super::buffer::Buffer;
+use super::watch::Watch;
 use super::{Cell, Highest, MOST_UNKNOWN, Notes, Problem, is_extra};
+use crate::schema::grow::News;
 use crate::schema::{Column, Mode, name};
 
 /// Where a key's value goes.
@@ -24,10 +26,18 @@ pub(super) struct Object {
     names: Vec<String>,
     columns: Vec<Buffer>,
     constants: Vec<Option<String>>,
+    /// Columns that no field goes to.
+    reserved: Vec<bool>,
     extra: Option<usize>,
     /// Keys met so far; the first is none, the place before an object's first key.
     keys: Vec<Key>,
     known: HashMap<Box<str>, usize>,
+    /// Of columns that several keys were for: the key that has it.
+    owners: HashMap<usize, Box<str>>,
+    /// What is known of keys no longer holds.
+    stale: bool,
+    /// What is noted for [`News`], where somebody wants it.
+    watch: Option<Box<Watch>>,
     rows: usize,
 }
 
@@ -37,6 +47,8 @@ struct Key {
     slot: Slot,
     /// Index of the key that followed it last time, and so is likely to follow it again.
     next: usize,
+    /// Values looked at for their shape, of a key without a column.
+    looked: u16,
 }
 
 /// Keys that come without end (an object used as a map) must not fill the memory.
@@ -47,6 +59,7 @@ fn no_key() -> Key {
         name: "".into(),
         slot: Slot::Nowhere,
         next: 0,
+        looked: 0,
     }
 }
 
@@ -72,11 +85,46 @@ impl Object {
                 })
                 .collect(),
             constants: vec![None; columns.len()],
+            reserved: vec![false; columns.len()],
             extra,
             keys: vec![no_key()],
             known: HashMap::new(),
+            owners: HashMap::new(),
+            stale: false,
+            watch: None,
             rows: 0,
         }
+    }
+
+    /// See [`super::Decoder::watch`]. Only the columns of the record itself have others beside them.
+    pub(super) fn watch(&mut self) {
+        let lanes = self.path.is_empty();
+        self.watch = Some(Box::new(Watch::new(&self.names, &self.columns, lanes)));
+        self.columns.iter_mut().for_each(Buffer::watch);
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// What the columns did not hold.
+    pub(super) fn news(&self) -> News {
+        self.watch
+            .as_ref()
+            .map(|w| w.news(&self.names, &self.columns))
+            .unwrap_or_default()
+    }
+
+    /// Columns that no field goes to.
+    pub(super) fn reserved(&self) -> impl Iterator<Item = &str> {
+        let all = self.names.iter().zip(&self.reserved);
+        all.filter_map(|(name, reserved)| reserved.then_some(name.as_str()))
+    }
+
+    /// Columns that are the same in all records, with their text.
+    pub(super) fn constants(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.names.iter().zip(&self.constants);
+        all.filter_map(|(name, text)| Some((name.as_str(), text.as_deref()?)))
     }
 
     pub(super) fn set_constant(&mut self, column: &str, text: &str) -> Result<(), &'static str> {
@@ -94,12 +142,23 @@ impl Object {
         Ok(())
     }
 
+    /// From here on no field goes to the column, which is null.
+    pub(super) fn reserve(&mut self, column: &str) {
+        for (name, reserved) in self.names.iter().zip(&mut self.reserved) {
+            *reserved |= name.eq_ignore_ascii_case(column);
+        }
+        self.forget();
+    }
+
     /// Reads one object. On a problem every column still gets one cell once [`Self::complete`] ran.
     pub(super) fn read(&mut self, json: &mut Jiter<'_>, peek: Peek, notes: &mut Notes) -> Cell {
         let wanted = self.rows + 1;
         if peek != Peek::Object {
             json.known_skip(peek)?;
             return Ok(Some(Problem::new("the value is not an object")));
+        }
+        if std::mem::take(&mut self.stale) {
+            self.forget();
         }
         let mut problem = None;
         let mut key = match json.known_object()? {
@@ -108,9 +167,16 @@ impl Object {
         };
         loop {
             let peek = json.peek()?;
-            let found = match self.keys[key].slot {
-                Slot::Column(i) if self.columns[i].len() < wanted => {
-                    self.columns[i].read(json, peek, notes)?
+            let slot = self.keys[key].slot;
+            let found = match slot {
+                Slot::Column(i) if self.columns[i].len() < wanted => match self.watch {
+                    None => self.columns[i].read(json, peek, notes)?,
+                    Some(_) => self.watched(i, json, peek, notes)?,
+                },
+                Slot::Column(i) if self.contest(i) => {
+                    json.known_skip(peek)?;
+                    notes.again = true;
+                    None
                 }
                 Slot::Column(_) if notes.extra.is_none() => {
                     json.known_skip(peek)?;
@@ -133,9 +199,81 @@ impl Object {
         }
     }
 
+    /// Reads a value, and where it does not fit puts it beside the column or notes so.
+    fn watched(&mut self, i: usize, json: &mut Jiter<'_>, peek: Peek, notes: &mut Notes) -> Cell {
+        let Some(watch) = &mut self.watch else {
+            return self.columns[i].read(json, peek, notes);
+        };
+        let start = json.current_index();
+        let found = match watch.trial(i) {
+            None => self.columns[i].read(json, peek, notes)?,
+            Some(column) => {
+                json.known_skip(peek)?;
+                let raw = json.slice_to_current(start);
+                let again = |into: &mut Buffer, notes: &mut Notes| {
+                    let mut json = Jiter::new(raw);
+                    let peek = json.peek()?;
+                    into.read(&mut json, peek, notes)
+                };
+                // What was read in part cannot be taken out of a list or a RECORD again.
+                let mut scratch = Notes {
+                    extra: notes.extra.as_ref().map(|_| String::new()),
+                    ..Notes::default()
+                };
+                match again(&mut Buffer::new(column, ""), &mut scratch)? {
+                    Some(problem) if !problem.absent && watch.has_lane(i, peek) => {
+                        self.columns[i].push_missing();
+                        Some(problem)
+                    }
+                    _ => again(&mut self.columns[i], notes)?,
+                }
+            }
+        };
+        let Some(problem) = found else {
+            return Ok(None);
+        };
+        let raw = json.slice_to_current(start);
+        if let Some(lane) = watch.lane(i, peek, &problem, &self.columns) {
+            let mut json = Jiter::new(raw);
+            let peek = json.peek()?;
+            let beside = self.columns[lane].read(&mut json, peek, &mut Notes::default())?;
+            if beside.is_none() {
+                return Ok(None);
+            }
+        }
+        watch.misfit(i, peek, raw, &problem);
+        Ok(Some(problem))
+    }
+
+    /// Settles which of the keys that are for a column has it. `false`: that is settled, or it is one
+    /// key, twice in a record.
+    fn contest(&mut self, i: usize) -> bool {
+        let claims = self.keys.iter().filter(|k| k.slot == Slot::Column(i));
+        let rank = |key: &str| name::find(key, std::iter::once(self.names[i].as_str()));
+        let best = claims.clone().map(|k| &*k.name).reduce(|a, b| {
+            let (own_a, own_b) = (rank(a), rank(b));
+            match (own_a.map(|f| f.1), own_b.map(|f| f.1)) {
+                (Some(name::Fit::Own), Some(name::Fit::Alike)) => a,
+                (Some(name::Fit::Alike), Some(name::Fit::Own)) => b,
+                _ => name::better(a, b),
+            }
+        });
+        let Some(best) = best.filter(|_| claims.count() > 1) else {
+            return false;
+        };
+        let best: Box<str> = best.into();
+        self.owners.insert(i, best);
+        self.stale = true;
+        // What was noted of the column may have been of the other's values.
+        if let Some(watch) = &mut self.watch {
+            watch.forget(i);
+        }
+        true
+    }
+
     /// The value of an unknown field: skipped, or kept for the extra column.
     fn nowhere(
-        &self,
+        &mut self,
         json: &mut Jiter<'_>,
         peek: Peek,
         key: usize,
@@ -143,6 +281,15 @@ impl Object {
     ) -> Result<(), JiterError> {
         let start = json.current_index();
         json.known_skip(peek)?;
+        if let Some(watch) = &mut self.watch
+            && peek != Peek::Null
+        {
+            let key = &mut self.keys[key];
+            if key.looked < Watch::LOOKS {
+                key.looked += 1;
+                watch.fresh(&key.name, json.slice_to_current(start));
+            }
+        }
         if let Some(extra) = &mut notes.extra {
             let key = &self.keys[key].name;
             let name = if self.path.is_empty() {
@@ -158,15 +305,22 @@ impl Object {
     }
 
     /// The first REQUIRED column that the object did not have.
-    fn missing(&self, wanted: usize) -> Option<Box<Problem>> {
+    fn missing(&mut self, wanted: usize) -> Option<Box<Problem>> {
         let absent = |i: usize| {
             self.columns[i].len() < wanted
                 && self.columns[i].mode() == Mode::Required
                 && self.constants[i].is_none()
         };
-        (0..self.columns.len())
-            .find(|i| absent(*i))
-            .map(|i| Problem::new("a required field is missing").within(&self.names[i]))
+        let first = (0..self.columns.len()).find(|i| absent(*i))?;
+        if let Some(watch) = &mut self.watch {
+            let all = (first..self.columns.len()).filter(|i| {
+                self.columns[*i].len() < wanted
+                    && self.columns[*i].mode() == Mode::Required
+                    && self.constants[*i].is_none()
+            });
+            watch.absent.extend(all);
+        }
+        Some(Problem::absent("a required field is missing").within(&self.names[first]))
     }
 
     /// Gives every column a cell for row number `rows`.
@@ -214,6 +368,7 @@ impl Object {
             name: name.into(),
             slot,
             next: 0,
+            looked: 0,
         });
         self.known.insert(name.into(), key);
         key
@@ -224,16 +379,25 @@ impl Object {
         self.known.clear();
     }
 
-    /// The column of exactly that name, else the one that the key normalizes to.
+    /// The key's column, by the rule of [`name`]; not where another key has it.
     fn resolve(&self, key: &str) -> Slot {
-        let free = |i: &usize| self.constants[*i].is_none() && Some(*i) != self.extra;
-        let find = |test: &dyn Fn(&str) -> bool| {
-            (0..self.names.len()).find(|i| test(&self.names[*i]) && free(i))
-        };
-        let normal = name::normalize(key);
-        find(&|n| n == key)
-            .or_else(|| find(&|n| n.eq_ignore_ascii_case(&normal)))
-            .map_or(Slot::Nowhere, Slot::Column)
+        // No key finds a column that is not to be filled from records.
+        const NOBODYS: &str = "\u{0}";
+        let names = (0..self.names.len()).map(|i| {
+            let free = self.constants[i].is_none() && !self.reserved[i] && Some(i) != self.extra;
+            if free {
+                self.names[i].as_str()
+            } else {
+                NOBODYS
+            }
+        });
+        match name::find(key, names) {
+            Some((i, fit)) if key != NOBODYS => match self.owners.get(&i) {
+                Some(owner) if fit == name::Fit::Alike && **owner != *key => Slot::Nowhere,
+                _ => Slot::Column(i),
+            },
+            _ => Slot::Nowhere,
+        }
     }
 
     /// See [`Buffer::highest`]; `path` begins at this object's fields.

@@ -88,13 +88,13 @@ fn a_bad_record_leaves_its_neighbours_alone() {
         ("/id", "a required field is missing"),
         ("/lines/1/sku", "the value is an object"),
         ("/buyer/age", "a required field is missing"),
-        ("/ID", "two fields are for the same column"),
         ("/tags/1", "a required value is null"),
         ("", "the value is not an object"),
     ];
     assert_eq!(rejects, expected.map(|(p, r)| (p.to_owned(), r.to_owned())));
     let batch = d.take().unwrap().unwrap();
-    assert_eq!(batch["id"].as_primitive::<Int64Type>().values(), &[1, 8]);
+    // Of `id` and `ID` the one that is spelled like the column has it.
+    assert_eq!(batch["id"].as_primitive::<Int64Type>().values(), &[1, 4, 8]);
     assert!(d.take().unwrap().is_none());
     decode(&mut d, r#"[{"id": 9}]"#);
     assert_eq!(
@@ -103,6 +103,68 @@ fn a_bad_record_leaves_its_neighbours_alone() {
             .values(),
         &[9]
     );
+}
+
+#[test]
+fn keys_that_come_to_one_column_in_any_order() {
+    for records in [
+        r#"[{"a.b": 1}, {"a-b": 2, "a.b": 3}, {"a.b": 4, "a_b": 5, "a-b": 6}, {"a_b": 7, "a_b": 8}]"#,
+        r#"[{"a.b": 1}, {"a.b": 3, "a-b": 2}, {"a_b": 5, "a-b": 6, "a.b": 4}, {"a_b": 7, "a_b": 8}]"#,
+    ] {
+        let mut d = Decoder::new(&schema(
+            r#"[{"name": "a_b", "type": "INT64"}, {"name": "_extra", "type": "JSON"}]"#,
+        ));
+        decode(&mut d, records);
+        let batch = d.take().unwrap().unwrap();
+        assert_eq!(
+            batch["a_b"].as_primitive::<Int64Type>().values(),
+            &[1, 2, 5, 7]
+        );
+        let extra = batch["_extra"].as_string::<i32>();
+        assert_eq!(extra.value(1), r#"{"a.b":3}"#);
+        let third: serde_json::Value = serde_json::from_str(extra.value(2)).unwrap();
+        assert_eq!(third, serde_json::json!({"a.b": 4, "a-b": 6}));
+        assert_eq!(extra.value(3), r#"{"a_b":8}"#);
+    }
+    // Each has its own, by its hash too.
+    let mut d = Decoder::new(&schema(
+        r#"[{"name": "a_b", "type": "INT64"}, {"name": "a_b_2e7336dc", "type": "INT64"}]"#,
+    ));
+    decode(&mut d, r#"[{"a.b": 1, "a_b": 2}, {"a.b": 1}]"#);
+    let batch = d.take().unwrap().unwrap();
+    assert_eq!(
+        batch["a_b_2e7336dc"].as_primitive::<Int64Type>().values(),
+        &[1, 1]
+    );
+    assert!(batch["a_b"].is_null(1));
+}
+
+#[test]
+fn values_that_do_not_fit_go_beside_their_column() {
+    let mut d = Decoder::new(&schema(
+        r#"[{"name": "n", "type": "INT64"}, {"name": "o", "type": "RECORD", "fields": [{"name": "a", "type": "INT64"}]},
+            {"name": "l", "type": "INT64", "mode": "REPEATED"}, {"name": "n__string", "type": "STRING"},
+            {"name": "o__json", "type": "JSON"}, {"name": "l__json", "type": "JSON"}]"#,
+    ));
+    d.watch();
+    decode(
+        &mut d,
+        r#"[{"n": "x", "o": {"a": "x", "b": 1}, "l": [1, "x"]}, {"n": 2, "o": {"a": 2, "b": 1}, "l": [2, 3]},
+            {"n": [1]}, {"o": 1}, {"n": true}]"#,
+    );
+    let rejected: Vec<_> = d.take_rejects().into_iter().map(|r| r.path).collect();
+    assert_eq!(rejected, ["/n", "/o"], "there is no column for these");
+    let batch = d.take().unwrap().unwrap();
+    let text = |name: &str, row| batch[name].as_string::<i32>().value(row).to_owned();
+    assert_eq!(text("n__string", 0), "x");
+    assert_eq!(text("n__string", 2), "true");
+    assert_eq!(text("o__json", 0), r#"{"a":"x","b":1}"#);
+    assert_eq!(text("l__json", 0), r#"[1,"x"]"#);
+    assert!(batch["n"].is_null(0) && batch["o"].is_null(0));
+    let lists = batch["l"].as_list::<i32>();
+    assert_eq!((lists.value_length(0), lists.value_length(1)), (0, 2));
+    assert_eq!(lists.value(1).as_primitive::<Int64Type>().values(), &[2, 3]);
+    assert!(batch["n__string"].is_null(1) && batch["o__json"].is_null(1));
 }
 
 #[test]
@@ -196,6 +258,29 @@ fn constants_and_the_extra_column() {
     let extra = batch["_extra"].as_string::<i32>();
     assert_eq!(extra.value(0), r#"{"new":[1],"o.b c":"x","repo":"theirs"}"#);
     assert!(batch["_extra"].is_null(1) && batch["_extra"].is_null(2));
+}
+
+#[test]
+fn a_table_with_more_columns_is_filled_as_before() {
+    let narrow = r#"{"name": "id", "type": "INT64"}, {"name": "repo", "type": "STRING"}, {"name": "end", "type": "TIMESTAMP"}"#;
+    let mut d = Decoder::new(&schema(&format!("[{narrow}]")));
+    d.watch();
+    d.set_constant("repo", "a/b").unwrap();
+    d.reserve("end");
+    d.set_floor(&["id".to_owned()], Some(Highest::Number(5)));
+    let records = r#"[{"id": 4, "new": 1}, {"id": 6, "new": 2, "repo": "x", "end": "2026-01-01"}]"#;
+    decode(&mut d, records);
+    assert!(d.take().unwrap().unwrap()["end"].is_null(0));
+    let wider = format!(r#"[{narrow}, {{"name": "new", "type": "INT64"}}]"#);
+    let mut d = d.with_columns(&schema(&wider)).unwrap();
+    decode(&mut d, records);
+    let batch = d.take().unwrap().unwrap();
+    assert_eq!(batch.num_rows(), 1);
+    assert_eq!(batch["new"].as_primitive::<Int64Type>().values(), &[2]);
+    assert_eq!(batch["repo"].as_string::<i32>().value(0), "a/b");
+    assert!(batch["end"].is_null(0));
+    assert_eq!(d.take_skipped(), 2);
+    assert!(d.unknown_fields().contains("new"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Query jobs: inserted under an id of our own, so that a lost answer costs nothing, and followed to
-//! their end.
+//! Jobs followed to their end, and query jobs: inserted under an id of our own, so that a lost answer
+//! costs nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -8,18 +8,35 @@ use http::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::tables::EDITOR;
 use super::{Api, Rest, explain};
 use crate::error::{Error, ErrorKind, Result};
-use crate::google::{Failure, tidy};
+use crate::google::{Failure, Next, RetryPolicy, tidy};
 
 /// Longest label value (BigQuery's page on labels, 2026-08).
 const LONGEST_LABEL: usize = 63;
 
-/// First and longest wait between two looks at a job.
-const POLL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(4));
+/// First wait between two looks at a job.
+const FIRST_POLL: Duration = Duration::from_millis(100);
+
+/// Longest wait between two looks at a query job.
+const LONGEST_POLL: Duration = Duration::from_secs(4);
+
+/// After this a job that has not begun is spoken of.
+const LONG_PENDING: Duration = Duration::from_secs(60);
 
 /// Attempts of a query whose job failed for a passing reason; each has an id of its own.
-const ATTEMPTS: u32 = 8;
+pub(in super::super) const ATTEMPTS: u32 = 8;
+
+/// Attempts of a transaction that may have been cancelled because of another one, and the waits
+/// between them: three quarters of a minute at the most. Others hold a table for a few seconds each.
+pub(in super::super) const CLASHES: u32 = 10;
+const AFTER_A_CLASH: RetryPolicy = RetryPolicy {
+    attempts: CLASHES,
+    first_delay: Duration::from_millis(500),
+    longest_delay: Duration::from_secs(8),
+    attempt_timeout: RetryPolicy::BIGQUERY.attempt_timeout,
+};
 
 /// A query or script, its parameters, and labels for whoever looks at the bill.
 pub(in super::super) struct Query<'a> {
@@ -31,9 +48,16 @@ pub(in super::super) struct Query<'a> {
     pub parameters: Vec<(&'a str, &'a str, String)>,
     /// Labels; made to fit.
     pub labels: Vec<(&'a str, &'a str)>,
+    /// It mutates in a transaction, which BigQuery may cancel because of another one.
+    pub transaction: bool,
+    /// It knows its own job's id, as the parameter [`JOB`].
+    pub names_job: bool,
     /// Tells apart runs of the same text and parameters; a repeat with the same mark adopts the job.
     pub mark: String,
 }
+
+/// The parameter of a query that knows its job's id.
+pub(in super::super) const JOB: &str = "job";
 
 /// A row of an answer, by column name.
 pub(in super::super) type Row = HashMap<String, Option<String>>;
@@ -44,29 +68,34 @@ pub(in super::super) enum Ended {
     /// Well; the rows of its last SELECT.
     Well(Vec<Row>),
     /// Not well. Its transaction, if it had one, is rolled back, unless it failed after the commit.
-    Failed {
-        /// BigQuery's reason code.
-        reason: String,
-        /// Its words, tidied.
-        message: String,
-    },
+    Failed(Failure),
 }
 
-impl Ended {
-    /// Whether the same statement may succeed in a job of another id.
-    pub(in super::super) fn may_pass(&self) -> bool {
-        match self {
-            Self::Well(_) => false,
-            Self::Failed { reason, message } => {
-                crate::google::is_transient_reason(reason)
-                    // BigQuery has no reason code of its own for transactions and DML that it cancels
-                    // because of one another. Trying again is harmless: a publish checks its version.
-                    || message.contains("concurrent update")
-                    || message.contains("could not serialize")
-                    || message.contains("Transaction conflict")
-                    || message.contains("Failed to commit")
-            }
+/// How a job that is done has failed; `None` where it has not. `errors` may list what was not fatal;
+/// `errorResult` alone says that the job failed.
+pub(in super::super) fn failure_of(what: &str, job: &Value) -> Option<Failure> {
+    let error = job["status"].get("errorResult").filter(|e| !e.is_null())?;
+    Some(Failure::of_job(what, error))
+}
+
+impl Query<'_> {
+    /// How long to wait before the job is run again under another id, after this many attempts.
+    /// `None`: that would change nothing.
+    ///
+    /// BigQuery has no reason code of its own for transactions that it cancels because of one another:
+    /// it says that the query is invalid. A query that is indeed invalid is mostly refused before it
+    /// runs; the rest costs a few attempts in vain.
+    pub(in super::super) fn again(&self, failure: &Failure, attempts: u32) -> Option<Duration> {
+        if failure.is_transient() {
+            return (attempts < ATTEMPTS).then(|| RetryPolicy::BIGQUERY.delay(attempts));
         }
+        let clash = self.transaction && failure.is_of_job() && failure.reason == "invalidQuery";
+        (clash && attempts < CLASHES).then(|| AFTER_A_CLASH.delay(attempts))
+    }
+
+    fn label(&self, key: &str) -> &str {
+        let found = self.labels.iter().find(|(k, _)| *k == key);
+        found.map_or("", |(_, value)| value)
     }
 }
 
@@ -79,16 +108,12 @@ impl Api {
             attempt += 1;
             match ended {
                 Ended::Well(rows) => return Ok(rows),
-                ended if ended.may_pass() && attempt < ATTEMPTS => self.pause(attempt).await,
-                ended => return Err(failed(query, ended)),
+                Ended::Failed(failure) => match query.again(&failure, attempt) {
+                    Some(delay) => self.sleep(delay).await,
+                    None => return Err(self.failed(failure).await),
+                },
             }
         }
-    }
-
-    /// Waits before another attempt (from 1).
-    pub(in super::super) async fn pause(&self, attempt: u32) {
-        let delay = crate::google::RetryPolicy::BIGQUERY.delay(attempt);
-        self.sleep(delay).await;
     }
 
     /// Runs one job to its end. The same query with the same attempt is the same job: where it was
@@ -97,6 +122,11 @@ impl Api {
         let location = self.location().await?;
         let project = &self.0.job_project;
         let id = job_id(query, attempt, &format!("{project}/{:?}", self.target()));
+        let own = (JOB, "STRING", id.clone());
+        let parameters = query
+            .parameters
+            .iter()
+            .chain(query.names_job.then_some(&own));
         let mut configuration = json!({
             "labels": labels(&query.labels),
             "query": {
@@ -104,7 +134,7 @@ impl Api {
                 "useLegacySql": false,
                 "useQueryCache": false,
                 "parameterMode": "NAMED",
-                "queryParameters": query.parameters.iter().map(|(name, kind, value)| json!({
+                "queryParameters": parameters.map(|(name, kind, value)| json!({
                     "name": name,
                     "parameterType": {"type": kind},
                     "parameterValue": {"value": value},
@@ -128,35 +158,39 @@ impl Api {
                 if_match: None,
             })
             .await;
-        let mut job = match inserted {
+        let job = match inserted {
             Ok(job) => job,
             // An id is made of all that the job does: whoever inserted it, it is this job.
-            Err(f) if f.is_duplicate() => self.job(query, &id, location).await?,
-            // Refused at once for a reason that a job would have been failed for.
-            Err(f) if f.is_transient() || f.status != Some(400) => return Err(self.refused(f)),
-            Err(f) => {
-                return Ok(Ended::Failed {
-                    reason: f.reason,
-                    message: f.message,
-                });
+            Err(f) if f.next() == Next::Adopt => self.job(&query.what, &id).await?,
+            // A job of this id never did anything.
+            Err(f) if f.next() == Next::NewJob => return Ok(Ended::Failed(f)),
+            // An emulator fails at once what BigQuery fails when it runs.
+            Err(f) if f.status == Some(400) && self.0.google.settings().is_emulated() => {
+                let error = json!({"reason": f.reason, "message": f.message});
+                return Ok(Ended::Failed(Failure::of_job(&query.what, &error)));
             }
+            Err(f) if f.status == Some(400) => return Ok(Ended::Failed(f)),
+            Err(f) => return Err(self.refused(f)),
         };
-        let mut wait = POLL.0;
-        while job["status"]["state"] != "DONE" {
-            self.sleep(wait).await;
-            wait = (wait * 3 / 2).min(POLL.1);
-            job = self.job(query, &id, location).await?;
-        }
-        // `errors` may list what was not fatal; `errorResult` alone says that the job failed.
-        if let Some(error) = job["status"].get("errorResult").filter(|e| !e.is_null()) {
-            return Ok(Ended::Failed {
-                reason: error["reason"].as_str().unwrap_or_default().to_owned(),
-                message: tidy(error["message"].as_str().unwrap_or_default()),
-            });
+        let job = self
+            .follow(&query.what, &id, job, LONGEST_POLL, Duration::MAX)
+            .await?;
+        let billed: u64 = job["statistics"]["query"]["totalBytesBilled"]
+            .as_str()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0);
+        self.spent(query.label("drawoff_stream"), |spent| {
+            if !spent.jobs.contains(&id) {
+                spent.jobs.push(id.clone());
+                spent.bytes_billed += billed;
+            }
+        });
+        if let Some(failure) = failure_of(&query.what, &job) {
+            return Ok(Ended::Failed(failure));
         }
         tracing::debug!(
             job = id,
-            bytes_billed = job["statistics"]["query"]["totalBytesBilled"].as_str(),
+            bytes_billed = billed,
             slot_ms = job["statistics"]["totalSlotMs"].as_str(),
             what = query.what,
             "a query job ended well"
@@ -164,17 +198,90 @@ impl Api {
         self.rows(query, &id, location).await.map(Ended::Well)
     }
 
-    async fn job(&self, query: &Query<'_>, id: &str, location: &str) -> Result<Value> {
-        self.rest(Rest {
-            what: format!("{} (job `{id}`)", query.what),
-            method: Method::GET,
-            path: &["projects", &self.0.job_project, "jobs", id],
-            query: &[("location", location)],
-            body: None,
-            if_match: None,
-        })
-        .await
-        .map_err(|f| self.refused(f))
+    /// Looks at a job, of which `job` is the last that is known, until it is done.
+    ///
+    /// # Errors
+    /// A job that cannot be looked at; [`ErrorKind::Unavailable`] when it takes longer than
+    /// `patience`.
+    pub(in super::super) async fn follow(
+        &self,
+        what: &str,
+        id: &str,
+        mut job: Value,
+        longest_wait: Duration,
+        patience: Duration,
+    ) -> Result<Value> {
+        let clock = self.google().clock();
+        let begun = clock.instant();
+        let mut wait = FIRST_POLL;
+        let mut told = false;
+        while job["status"]["state"] != "DONE" {
+            let state = job["status"]["state"].as_str().unwrap_or("unknown");
+            let waited = clock.instant().duration_since(begun);
+            if waited >= patience {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "could not {what}: job `{id}` is still {state} after {} minutes",
+                        waited.as_secs() / 60
+                    ),
+                )
+                .transient(true)
+                .hint("run again later"));
+            }
+            if state == "PENDING" && waited >= LONG_PENDING && !told {
+                told = true;
+                tracing::info!(
+                    job = id,
+                    what,
+                    "a job waits for its turn in BigQuery, which may take minutes"
+                );
+            }
+            self.sleep(wait).await;
+            wait = (wait * 3 / 2).min(longest_wait);
+            job = self.job(what, id).await?;
+        }
+        if failure_of(what, &job).is_none() {
+            for error in job["status"]["errors"].as_array().into_iter().flatten() {
+                tracing::debug!(
+                    job = id,
+                    reason = error["reason"].as_str(),
+                    message = tidy(error["message"].as_str().unwrap_or_default()),
+                    "a job that ended well names an error that was not fatal"
+                );
+            }
+        }
+        Ok(job)
+    }
+
+    /// A job's resource.
+    pub(in super::super) async fn job(&self, what: &str, id: &str) -> Result<Value> {
+        self.ask_for_job(what, id)
+            .await?
+            .map_err(|f| self.refused(f))
+    }
+
+    /// A job's resource, or `None` where no job has that id.
+    pub(in super::super) async fn find_job(&self, what: &str, id: &str) -> Result<Option<Value>> {
+        match self.ask_for_job(what, id).await? {
+            Ok(job) => Ok(Some(job)),
+            Err(f) if f.is_not_found() => Ok(None),
+            Err(f) => Err(self.refused(f)),
+        }
+    }
+
+    async fn ask_for_job(&self, what: &str, id: &str) -> Result<Result<Value, Failure>> {
+        let location = self.location().await?;
+        Ok(self
+            .rest(Rest {
+                what: format!("{what} (job `{id}`)"),
+                method: Method::GET,
+                path: &["projects", &self.0.job_project, "jobs", id],
+                query: &[("location", location)],
+                body: None,
+                if_match: None,
+            })
+            .await)
     }
 
     async fn rows(&self, query: &Query<'_>, id: &str, location: &str) -> Result<Vec<Row>> {
@@ -208,16 +315,7 @@ impl Api {
                 .iter()
                 .map(|f| f["name"].as_str().unwrap_or_default())
                 .collect();
-            for row in answer["rows"].as_array().map_or(&[][..], Vec::as_slice) {
-                let cells = row["f"].as_array().map_or(&[][..], Vec::as_slice);
-                rows.push(
-                    names
-                        .iter()
-                        .zip(cells)
-                        .map(|(n, c)| ((*n).to_owned(), c["v"].as_str().map(str::to_owned)))
-                        .collect(),
-                );
-            }
+            rows.extend(rows_of(&answer, &names));
             match answer["pageToken"].as_str() {
                 Some(next) if !next.is_empty() && next != page => page = next.to_owned(),
                 _ => return Ok(rows),
@@ -225,7 +323,51 @@ impl Api {
         }
     }
 
-    fn refused(&self, failure: Failure) -> Error {
+    /// A job that failed, as the crate's error.
+    pub(in super::super) async fn failed(&self, failure: Failure) -> Error {
+        let missing = failure.reason == "notFound";
+        let clash = failure.is_of_job() && failure.reason == "invalidQuery";
+        let error = explain(
+            failure,
+            EDITOR,
+            &format!(
+                "dataset {} and `roles/bigquery.jobUser` on project `{}`",
+                self.dataset_name(),
+                self.0.job_project
+            ),
+        );
+        if clash {
+            return error.hint("if other runs publish to the dataset right now, they may have got in its way: run again; else report this with the lines of the log");
+        }
+        if !missing {
+            return error;
+        }
+        // What a job does not find may be in another location than the job.
+        let ran = self.0.location.get().map_or("no location", String::as_str);
+        match self.dataset().await {
+            Ok(Some(dataset)) => {
+                let now = dataset["location"].as_str().unwrap_or("an unknown place");
+                match now == ran {
+                    true => error.hint(format!(
+                        "the job ran in `{ran}`, where dataset {} is: a table was dropped while the run was at work, or it is another dataset's",
+                        self.dataset_name()
+                    )),
+                    false => error.hint(format!(
+                        "the job ran in `{ran}`, and dataset {} is in `{now}`: it was made anew meanwhile, so run again",
+                        self.dataset_name()
+                    )),
+                }
+            }
+            Ok(None) => error.hint(format!(
+                "dataset {} is gone; the job ran in `{ran}`. A run makes it again",
+                self.dataset_name()
+            )),
+            Err(_) => error,
+        }
+    }
+
+    /// A call about a job that was refused, with the role that is missing where one is.
+    pub(in super::super) fn refused(&self, failure: Failure) -> Error {
         explain(
             failure,
             "roles/bigquery.jobUser",
@@ -234,29 +376,19 @@ impl Api {
     }
 }
 
-/// A failed query as the crate's error.
-pub(in super::super) fn failed(query: &Query<'_>, ended: Ended) -> Error {
-    let may_pass = ended.may_pass();
-    let Ended::Failed { reason, message } = ended else {
-        return Error::new(ErrorKind::Bug, format!("{}: no failure", query.what));
-    };
-    let kind = match reason.as_str() {
-        "accessDenied" => ErrorKind::Auth,
-        "quotaExceeded" => ErrorKind::RateLimited,
-        _ if may_pass => ErrorKind::Unavailable,
-        _ => ErrorKind::Destination,
-    };
-    let error = Error::new(
-        kind,
-        format!("could not {}: {reason}: {message}", query.what),
-    )
-    .transient(may_pass);
-    match reason.as_str() {
-        "accessDenied" => error.hint("grant `roles/bigquery.dataEditor` on the dataset and `roles/bigquery.jobUser` on the project to the account in use"),
-        "quotaExceeded" => error.hint("a quota is used up: see IAM & Admin > Quotas, or try again tomorrow"),
-        "bytesBilledLimitExceeded" => error.hint("raise the limit on bytes billed, or cluster the table by its primary key"),
-        _ => error,
-    }
+/// The rows of a page of results, whose columns have those names.
+pub(super) fn rows_of(answer: &Value, names: &[&str]) -> Vec<Row> {
+    let rows = answer["rows"].as_array().map_or(&[][..], Vec::as_slice);
+    rows.iter()
+        .map(|row| {
+            let cells = row["f"].as_array().map_or(&[][..], Vec::as_slice);
+            names
+                .iter()
+                .zip(cells)
+                .map(|(n, c)| ((*n).to_owned(), c["v"].as_str().map(str::to_owned)))
+                .collect()
+        })
+        .collect()
 }
 
 /// `drawoff_<hash>_<attempt>`: the hash covers the text, the parameters and the mark.
@@ -279,7 +411,8 @@ fn job_id(query: &Query<'_>, attempt: u32, place: &str) -> String {
     format!("drawoff_{hex}_{attempt}")
 }
 
-fn labels(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
+/// Labels of a job or table, made to fit.
+pub(in super::super) fn labels(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
     labels
         .iter()
         .map(|(key, value)| ((*key).to_owned(), label(value)))
@@ -307,6 +440,8 @@ mod tests {
             sql: "SELECT @a".into(),
             parameters: vec![("a", "STRING", value.to_owned())],
             labels: vec![],
+            transaction: false,
+            names_job: false,
             mark: mark.to_owned(),
         }
     }
@@ -338,26 +473,34 @@ mod tests {
 
     #[test]
     fn reasons_decide_on_another_attempt() {
-        let failed = |reason: &str, message: &str| {
-            Ended::Failed {
-                reason: reason.into(),
-                message: message.into(),
-            }
-            .may_pass()
+        let of = |reason: &str| Failure::of_job("x", &json!({"reason": reason, "message": "m"}));
+        let plain = query("m", "v");
+        let transaction = Query {
+            transaction: true,
+            ..query("m", "v")
         };
-        assert!(failed("jobBackendError", ""));
-        assert!(failed("rateLimitExceeded", ""));
-        assert!(failed(
-            "invalidQuery",
-            "Transaction is aborted due to concurrent update against table p.d.t"
-        ));
-        // An emulator's words for the same.
-        assert!(failed(
-            "invalidQuery",
-            "Failed to commit: Failed to commit DuckLake transaction"
-        ));
-        assert!(!failed("invalidQuery", "Syntax error"));
-        assert!(!failed("quotaExceeded", ""));
-        assert!(!Ended::Well(vec![]).may_pass());
+        for query in [&plain, &transaction] {
+            assert!(query.again(&of("jobBackendError"), 1).is_some());
+            assert!(
+                query
+                    .again(&of("rateLimitExceeded"), ATTEMPTS - 1)
+                    .is_some()
+            );
+            assert!(query.again(&of("rateLimitExceeded"), ATTEMPTS).is_none());
+            assert!(query.again(&of("quotaExceeded"), 1).is_none());
+            assert!(query.again(&of("accessDenied"), 1).is_none());
+        }
+        // What may be another transaction's doing, whatever the words.
+        assert!(plain.again(&of("invalidQuery"), 1).is_none());
+        assert!(
+            transaction
+                .again(&of("invalidQuery"), CLASHES - 1)
+                .is_some()
+        );
+        assert!(transaction.again(&of("invalidQuery"), CLASHES).is_none());
+        let total: Duration = (1..CLASHES)
+            .map(|n| transaction.again(&of("invalidQuery"), n).unwrap())
+            .sum();
+        assert!(total < Duration::from_secs(48), "{total:?}");
     }
 }

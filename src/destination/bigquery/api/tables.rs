@@ -3,14 +3,18 @@
 use http::Method;
 use serde_json::{Value, json};
 
+use super::job::{Row, rows_of};
 use super::{Api, Rest, explain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::Failure;
 
-const EDITOR: &str = "roles/bigquery.dataEditor";
+pub(super) const EDITOR: &str = "roles/bigquery.dataEditor";
+
+/// Where a dataset is made when nobody says where.
+pub(super) const DEFAULT_LOCATION: &str = "US";
 
 impl Api {
-    fn dataset_name(&self) -> String {
+    pub(super) fn dataset_name(&self) -> String {
         let target = self.target();
         format!("`{}.{}`", target.project, target.dataset)
     }
@@ -59,15 +63,21 @@ impl Api {
     }
 
     fn location_of(&self, dataset: &Value) -> Result<String> {
-        dataset["location"]
-            .as_str()
-            .map(str::to_owned)
-            .ok_or_else(|| {
-                Error::destination(format!(
-                    "dataset {} was read without its location",
-                    self.dataset_name()
-                ))
-            })
+        let location = dataset["location"].as_str().ok_or_else(|| {
+            Error::destination(format!(
+                "dataset {} was read without its location",
+                self.dataset_name()
+            ))
+        })?;
+        if let Some(wanted) = &self.0.new_location
+            && !wanted.eq_ignore_ascii_case(location)
+        {
+            tracing::warn!(
+                "dataset {} is in `{location}` and stays there: `bigquery: {{location: {wanted}}}` is for one that has to be made",
+                self.dataset_name()
+            );
+        }
+        Ok(location.to_owned())
     }
 
     /// Makes the dataset where there is none, and learns its location.
@@ -78,19 +88,16 @@ impl Api {
                 if let Some(dataset) = self.dataset().await? {
                     return self.location_of(&dataset);
                 }
+                let location = self.new_location();
                 let target = self.target();
                 let body = json!({
                     "datasetReference": {"projectId": target.project, "datasetId": target.dataset},
-                    "location": self.0.new_location,
+                    "location": location,
                     "description": "Rows that drawoff has drawn off APIs.",
                 });
                 let answer = self
                     .rest(Rest {
-                        what: format!(
-                            "create dataset {} in `{}`",
-                            self.dataset_name(),
-                            self.0.new_location
-                        ),
+                        what: format!("create dataset {} in `{location}`", self.dataset_name()),
                         method: Method::POST,
                         path: &["projects", &target.project, "datasets"],
                         query: &[],
@@ -130,6 +137,45 @@ impl Api {
             })
             .await;
         found(answer).map_err(|f| self.explain(f))
+    }
+
+    /// Every row of a table, read without a job; `None` where there is no such table. For small tables
+    /// of columns that are not nested.
+    pub(in super::super) async fn table_rows(&self, table: &str) -> Result<Option<Vec<Row>>> {
+        let Some(resource) = self.table(table).await? else {
+            return Ok(None);
+        };
+        let names: Vec<&str> = resource["schema"]["fields"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice)
+            .iter()
+            .map(|f| f["name"].as_str().unwrap_or_default())
+            .collect();
+        let target = self.target();
+        let mut path = target.table_path(table).to_vec();
+        path.push("data");
+        let mut rows = Vec::new();
+        let mut page = String::new();
+        loop {
+            let query = [("maxResults", "1000"), ("pageToken", page.as_str())];
+            let used = if page.is_empty() { &query[..1] } else { &query };
+            let answer = self
+                .rest(Rest {
+                    what: format!("read the rows of table {}", self.table_name(table)),
+                    method: Method::GET,
+                    path: &path,
+                    query: used,
+                    body: None,
+                    if_match: None,
+                })
+                .await
+                .map_err(|f| self.explain(f))?;
+            rows.extend(rows_of(&answer, &names));
+            match answer["pageToken"].as_str() {
+                Some(next) if !next.is_empty() && next != page => page = next.to_owned(),
+                _ => return Ok(Some(rows)),
+            }
+        }
     }
 
     /// Makes a table of that resource, whose reference is filled in. `false`: one is there already.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::channel::mpsc;
 use gcloud_sdk::google::cloud::bigquery::storage::v1 as proto;
+use gcloud_sdk::prost::Message;
 use gcloud_sdk::tonic::metadata::{KeyAndValueRef, MetadataMap, MetadataValue};
 use gcloud_sdk::tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use gcloud_sdk::tonic::{Code, Request, Status, Streaming};
@@ -18,14 +19,22 @@ const ATTEMPTS: u32 = 8;
 /// How long a table that was just created may be unknown to the service.
 const NOT_FOUND_ATTEMPTS: u32 = 12;
 
-/// Time for one call that is no append.
-const CALL_PATIENCE: Duration = Duration::from_secs(120);
+/// Time for one call that is no append, as the service's configuration has it (2026-08).
+const CALL_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Waits between attempts.
 const BACKOFF: RetryPolicy = RetryPolicy {
     attempts: ATTEMPTS,
     first_delay: Duration::from_millis(250),
     longest_delay: Duration::from_secs(20),
+    attempt_timeout: CALL_PATIENCE,
+};
+
+/// Waits after RESOURCE_EXHAUSTED: quotas are counted by the minute and the hour.
+const CROWDED: RetryPolicy = RetryPolicy {
+    attempts: ATTEMPTS,
+    first_delay: Duration::from_secs(5),
+    longest_delay: Duration::from_secs(120),
     attempt_timeout: CALL_PATIENCE,
 };
 
@@ -69,25 +78,41 @@ impl WriteClient {
     }
 
     /// Waits after the `failures`-th failure in a row.
-    pub(super) async fn pause(&self, failures: u32) {
-        self.google.clock().sleep(BACKOFF.delay(failures)).await;
+    pub(in super::super) async fn pause(&self, failures: u32) {
+        self.pause_by(&BACKOFF, failures).await;
     }
 
-    /// Opens a pending stream of a table; its name.
+    /// The same, by another policy.
+    pub(super) async fn pause_by(&self, policy: &RetryPolicy, failures: u32) {
+        self.google.clock().sleep(policy.delay(failures)).await;
+    }
+
+    /// Opens a pending stream of a table, `projects/p/datasets/d/tables/t`; its name.
     pub(in super::super) async fn create_pending(
         &self,
-        project: &str,
-        dataset: &str,
+        parent: &str,
         table: &str,
     ) -> Result<String> {
-        let parent = format!("projects/{project}/datasets/{dataset}/tables/{table}");
-        let what = || format!("open a write stream of `{project}.{dataset}.{table}`");
+        let stream = self
+            .create(parent, table, proto::write_stream::Type::Pending)
+            .await?;
+        Ok(stream.name)
+    }
+
+    /// Opens a stream of a table, waiting for a table just created to be known.
+    pub(in super::super) async fn create(
+        &self,
+        parent: &str,
+        table: &str,
+        kind: proto::write_stream::Type,
+    ) -> Result<proto::WriteStream> {
+        let what = || format!("open a write stream of `{table}`");
         let mut failures = 0;
         loop {
             let request = proto::CreateWriteStreamRequest {
-                parent: parent.clone(),
+                parent: parent.to_owned(),
                 write_stream: Some(proto::WriteStream {
-                    r#type: proto::write_stream::Type::Pending.into(),
+                    r#type: kind.into(),
                     ..Default::default()
                 }),
             };
@@ -97,7 +122,7 @@ impl WriteClient {
                 Ok(request) => {
                     let mut grpc = self.grpc.clone();
                     match timed(grpc.create_write_stream(request)).await {
-                        Ok(answer) => return Ok(answer.into_inner().name),
+                        Ok(answer) => return Ok(answer.into_inner()),
                         Err(status) => status,
                     }
                 }
@@ -117,7 +142,7 @@ impl WriteClient {
     pub(super) async fn append(
         &self,
         stream: &str,
-        requests: mpsc::UnboundedReceiver<proto::AppendRowsRequest>,
+        requests: mpsc::Receiver<proto::AppendRowsRequest>,
     ) -> Result<Streaming<proto::AppendRowsResponse>, Status> {
         let route = format!("write_stream={stream}");
         let request = self
@@ -133,17 +158,26 @@ impl WriteClient {
         let what = || format!("end the write stream of `{table}`");
         let mut failures = 0;
         loop {
-            let request = self
-                .request(
-                    proto::FinalizeWriteStreamRequest {
-                        name: stream.to_owned(),
-                    },
-                    &format!("name={stream}"),
-                )
-                .await?;
-            let mut grpc = self.grpc.clone();
-            match timed(grpc.finalize_write_stream(request)).await {
-                Ok(answer) => return Ok(answer.into_inner().row_count),
+            let status = match self.try_finalize(stream).await? {
+                Ok(rows) => return Ok(rows),
+                Err(status) => status,
+            };
+            failures += 1;
+            self.retry_or_fail(&status, failures, what).await?;
+        }
+    }
+
+    /// Ends the stream of a dead run, so that nobody adds to it any more. One that is gone is fine.
+    pub(in super::super) async fn end(&self, stream: &str, table: &str) -> Result<()> {
+        let what = || format!("end the write stream that a dead run left of `{table}`");
+        let mut failures = 0;
+        loop {
+            match self.try_finalize(stream).await? {
+                Ok(_) => return Ok(()),
+                // The name is one that the service gave: it can only be too old.
+                Err(s) if matches!(s.code(), Code::NotFound | Code::InvalidArgument) => {
+                    return Ok(());
+                }
                 Err(status) => {
                     failures += 1;
                     self.retry_or_fail(&status, failures, what).await?;
@@ -152,18 +186,31 @@ impl WriteClient {
         }
     }
 
-    /// Makes an ended stream's rows readable. Repeating after a lost answer is harmless.
-    pub(in super::super) async fn commit(&self, stream: &str, table: &str) -> Result<()> {
-        let what = || format!("commit the write stream of `{table}`");
-        // A stream belongs to a table: `projects/p/datasets/d/tables/t/streams/s`.
-        let parent = stream.split("/streams/").next().unwrap_or(stream);
+    async fn try_finalize(&self, stream: &str) -> Result<Result<i64, Status>> {
+        let name = stream.to_owned();
+        let message = proto::FinalizeWriteStreamRequest { name };
+        let request = self.request(message, &format!("name={stream}")).await?;
+        let mut grpc = self.grpc.clone();
+        let answer = timed(grpc.finalize_write_stream(request)).await;
+        Ok(answer.map(|a| a.into_inner().row_count))
+    }
+
+    /// Makes the rows of a table's ended streams readable, all at once. Repeating after a lost answer
+    /// is harmless.
+    pub(in super::super) async fn commit(
+        &self,
+        parent: &str,
+        streams: &[String],
+        table: &str,
+    ) -> Result<()> {
+        let what = || format!("commit what was written to `{table}`");
         let mut failures = 0;
         loop {
             let request = self
                 .request(
                     proto::BatchCommitWriteStreamsRequest {
                         parent: parent.to_owned(),
-                        write_streams: vec![stream.to_owned()],
+                        write_streams: streams.to_vec(),
                     },
                     &format!("parent={parent}"),
                 )
@@ -184,7 +231,7 @@ impl WriteClient {
                         return Ok(());
                     }
                     // A lost answer of an emulator shows as a stream in the wrong state.
-                    if failures > 0 && self.is_committed(stream).await? {
+                    if failures > 0 && self.are_committed(streams).await? {
                         return Ok(());
                     }
                     let names: Vec<&str> = codes.iter().map(|c| c.as_str_name()).collect();
@@ -202,19 +249,24 @@ impl WriteClient {
         }
     }
 
-    async fn is_committed(&self, stream: &str) -> Result<bool> {
-        let request = self
-            .request(
-                proto::GetWriteStreamRequest {
-                    name: stream.to_owned(),
-                    ..Default::default()
-                },
-                &format!("name={stream}"),
-            )
-            .await?;
-        let mut grpc = self.grpc.clone();
-        let answer = timed(grpc.get_write_stream(request)).await;
-        Ok(answer.is_ok_and(|a| a.into_inner().commit_time.is_some()))
+    async fn are_committed(&self, streams: &[String]) -> Result<bool> {
+        for stream in streams {
+            let request = self
+                .request(
+                    proto::GetWriteStreamRequest {
+                        name: stream.clone(),
+                        ..Default::default()
+                    },
+                    &format!("name={stream}"),
+                )
+                .await?;
+            let mut grpc = self.grpc.clone();
+            let answer = timed(grpc.get_write_stream(request)).await;
+            if answer.is_ok_and(|a| a.into_inner().commit_time.is_none()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn retry_or_fail(
@@ -229,7 +281,7 @@ impl WriteClient {
         if status.code() == Code::Unauthenticated {
             self.renew_credentials().await;
         }
-        self.pause(failures).await;
+        self.pause_by(patience(status.code()), failures).await;
         Ok(())
     }
 
@@ -260,6 +312,14 @@ async fn timed<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, St
         .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer came in time")))
 }
 
+/// How to wait before another attempt after that code.
+pub(super) fn patience(code: Code) -> &'static RetryPolicy {
+    match code {
+        Code::ResourceExhausted => &CROWDED,
+        _ => &BACKOFF,
+    }
+}
+
 /// Whether the same call may succeed later.
 pub(super) fn may_pass(code: Code) -> bool {
     matches!(
@@ -273,6 +333,19 @@ pub(super) fn may_pass(code: Code) -> bool {
             | Code::Unknown
             | Code::Unauthenticated
     )
+}
+
+/// Whether an append was refused because the table has no such column, so far as its server knows.
+pub(super) fn lacks_columns(error: &gcloud_sdk::google::rpc::Status) -> bool {
+    error
+        .details
+        .iter()
+        .filter(|d| {
+            d.type_url
+                .ends_with("/google.cloud.bigquery.storage.v1.StorageError")
+        })
+        .filter_map(|d| proto::StorageError::decode(d.value.as_slice()).ok())
+        .any(|e| e.code() == proto::storage_error::StorageErrorCode::SchemaMismatchExtraFields)
 }
 
 /// A status as the crate's error.
@@ -304,4 +377,33 @@ fn status_of(error: &Error) -> Status {
         Code::PermissionDenied
     };
     Status::new(code, error.chain())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gcloud_sdk::prost_types::Any;
+    use proto::storage_error::StorageErrorCode;
+
+    #[test]
+    fn a_column_that_is_not_known_yet_is_told_by_its_code() {
+        let of = |code: StorageErrorCode| gcloud_sdk::google::rpc::Status {
+            code: Code::InvalidArgument.into(),
+            message: "Input schema has more fields than BigQuery schema".into(),
+            details: vec![Any {
+                type_url: "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError"
+                    .into(),
+                value: proto::StorageError {
+                    code: code.into(),
+                    ..Default::default()
+                }
+                .encode_to_vec(),
+            }],
+        };
+        assert!(lacks_columns(&of(
+            StorageErrorCode::SchemaMismatchExtraFields
+        )));
+        assert!(!lacks_columns(&of(StorageErrorCode::OffsetOutOfRange)));
+        assert!(!lacks_columns(&Default::default()));
+    }
 }

@@ -1,37 +1,48 @@
-//! Batches as Arrow IPC messages, the sequence column added, none larger than a request may be.
+//! Batches as Arrow IPC messages, none larger than a request may be; the sequence column added for a
+//! staging table.
 
-use std::sync::Arc;
+use std::io::Read;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::{
     DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions, write_message,
 };
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_schema::{ArrowError, Schema};
+use arrow_select::filter::filter_record_batch;
 
-use super::super::sql::SEQUENCE;
+use super::super::sequence::Sequence;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a request holds beside the rows: names, offset, schema.
 const ENVELOPE: usize = 64 << 10;
 
-/// Encodes the batches of one staging table, in the order in which they come.
+/// Rows as a message, and their number.
+type Message = (i64, Vec<u8>);
+
+/// Encodes the batches of one table, in the order in which they come.
 pub(in super::super) struct Encoder {
-    schema: SchemaRef,
+    /// The sequence column, where there is one.
+    sequence: Option<Sequence>,
     schema_message: Vec<u8>,
-    sequence: i64,
 }
 
 impl Encoder {
-    /// For batches of that schema.
-    pub(in super::super) fn new(rows: &Schema) -> Result<Self> {
-        let mut fields: Vec<Arc<Field>> = rows.fields().iter().cloned().collect();
-        fields.push(Arc::new(Field::new(SEQUENCE, DataType::Int64, true)));
-        let schema = Arc::new(Schema::new(fields));
-        let schema_message = schema_message(&schema).map_err(bug)?;
+    /// For batches of that schema into a table of just these columns.
+    pub(in super::super) fn plain(rows: &Schema) -> Result<Self> {
         Ok(Self {
-            schema,
+            schema_message: schema_message(rows).map_err(bug)?,
+            sequence: None,
+        })
+    }
+
+    /// For batches of that schema into a staging table.
+    pub(in super::super) fn new(rows: &Schema) -> Result<Self> {
+        let sequence = Sequence::new(rows);
+        let schema_message = schema_message(sequence.schema()).map_err(bug)?;
+        Ok(Self {
+            sequence: Some(sequence),
             schema_message,
-            sequence: 0,
         })
     }
 
@@ -49,27 +60,52 @@ impl Encoder {
         batch: &RecordBatch,
         limit: usize,
         table: &str,
-    ) -> Result<Vec<(i64, Vec<u8>)>> {
-        let rows = batch.num_rows() as i64;
-        if rows == 0 {
+    ) -> Result<Vec<Message>> {
+        if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
-        let sequence: ArrayRef = Arc::new(Int64Array::from_iter_values(
-            self.sequence..self.sequence + rows,
-        ));
-        self.sequence += rows;
-        let mut columns = batch.columns().to_vec();
-        columns.push(sequence);
-        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| {
-            Error::new(
-                ErrorKind::Bug,
-                format!("a batch for `{table}` is not in the table's schema"),
-            )
-            .source(e)
-        })?;
+        let batch = match &mut self.sequence {
+            Some(sequence) => sequence.number(batch, table)?,
+            None => batch.clone(),
+        };
         let mut messages = Vec::new();
         self.split(&batch, limit.saturating_sub(ENVELOPE), table, &mut messages)?;
         Ok(messages)
+    }
+
+    /// A message without the rows at those places, with the number of rows left, `None` where none
+    /// is; and the rows that were taken out, as they came to [`Self::encode`].
+    pub(super) fn take_out(
+        &self,
+        message: &[u8],
+        places: &[usize],
+    ) -> Result<(Option<Message>, RecordBatch)> {
+        let rows = self.decode(message).map_err(bug)?;
+        let mut out = vec![false; rows.num_rows()];
+        for place in places {
+            if let Some(out) = out.get_mut(*place) {
+                *out = true;
+            }
+        }
+        let taken = filter_record_batch(&rows, &BooleanArray::from(out.clone())).map_err(bug)?;
+        let width = rows.num_columns() - usize::from(self.sequence.is_some());
+        let columns: Vec<usize> = (0..width).collect();
+        let taken = taken.project(&columns).map_err(bug)?;
+        let stay = BooleanArray::from_iter(out.iter().map(|out| Some(!out)));
+        let left = filter_record_batch(&rows, &stay).map_err(bug)?;
+        drop(rows);
+        let kept = match left.num_rows() {
+            0 => None,
+            n => Some((n as i64, batch_message(&left).map_err(bug)?)),
+        };
+        Ok((kept, taken))
+    }
+
+    fn decode(&self, message: &[u8]) -> Result<RecordBatch, ArrowError> {
+        let stream = self.schema_message.as_slice().chain(message);
+        StreamReader::try_new(stream, None)?
+            .next()
+            .unwrap_or_else(|| Err(ArrowError::IpcError("no rows in a message".into())))
     }
 
     fn split(
@@ -77,7 +113,7 @@ impl Encoder {
         batch: &RecordBatch,
         limit: usize,
         table: &str,
-        into: &mut Vec<(i64, Vec<u8>)>,
+        into: &mut Vec<Message>,
     ) -> Result<()> {
         let rows = batch.num_rows();
         let encoded = batch_message(batch).map_err(bug)?;
@@ -137,14 +173,20 @@ fn batch_message(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
 }
 
 fn bug(error: ArrowError) -> Error {
-    Error::new(ErrorKind::Bug, "could not encode rows as Arrow").source(error)
+    Error::new(ErrorKind::Bug, "could not write or read rows as Arrow").source(error)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use arrow_array::StringArray;
-    use arrow_ipc::reader::StreamReader;
+    use arrow_array::{
+        Array, ArrayRef, BinaryArray, Decimal256Array, Float64Array, Int64Array, ListArray,
+        StringArray, StructArray,
+    };
+    use arrow_buffer::{OffsetBuffer, i256};
+    use arrow_schema::{DataType, Field};
 
     fn batch(texts: &[&str]) -> RecordBatch {
         let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Utf8, true)]));
@@ -187,6 +229,107 @@ mod tests {
             read(&encoder, &messages),
             [("x".into(), 0), ("y".into(), 1), ("z".into(), 2)]
         );
+    }
+
+    /// What no emulator holds: all 76 digits of a BIGNUMERIC, and bytes inside of lists and records.
+    #[test]
+    fn the_ends_of_every_type_are_sent_as_they_are() {
+        let least =
+            "-57896044618658097711785492504343953926634992332820282019728792003956564819968";
+        let most = "57896044618658097711785492504343953926634992332820282019728792003956564819967";
+        let wide: ArrayRef = Arc::new(
+            Decimal256Array::from(vec![
+                i256::from_string(least),
+                i256::from_string(most),
+                Some(i256::ONE),
+                None,
+            ])
+            .with_precision_and_scale(76, 38)
+            .unwrap(),
+        );
+        let all: Vec<u8> = (0..=255).collect();
+        let bytes: ArrayRef = Arc::new(BinaryArray::from_opt_vec(vec![
+            Some(&all),
+            Some(b""),
+            None,
+            Some(b"\xff\0"),
+        ]));
+        let item = Arc::new(Field::new("item", DataType::Binary, true));
+        let items: ArrayRef = Arc::new(BinaryArray::from_vec(vec![&all, b"", b"\0"]));
+        let list: ArrayRef = Arc::new(ListArray::new(
+            item,
+            OffsetBuffer::from_lengths([2, 0, 1, 0]),
+            items,
+            None,
+        ));
+        let floats: ArrayRef = Arc::new(Float64Array::from(vec![
+            f64::NAN,
+            f64::NEG_INFINITY,
+            -0.0,
+            f64::from_bits(1),
+        ]));
+        let record: ArrayRef = Arc::new(StructArray::from(vec![
+            (
+                Arc::new(Field::new("y", DataType::Binary, true)),
+                bytes.clone(),
+            ),
+            (
+                Arc::new(Field::new("n", wide.data_type().clone(), true)),
+                wide.clone(),
+            ),
+        ]));
+        let batch = RecordBatch::try_from_iter_with_nullable([
+            ("n", wide, true),
+            ("y", bytes, true),
+            ("l", list, false),
+            ("f", floats, true),
+            ("r", record, true),
+        ])
+        .unwrap();
+        let mut encoder = Encoder::new(batch.schema_ref()).unwrap();
+        let message = encoder.encode(&batch, 1 << 20, "t").unwrap().remove(0).1;
+        let sent = encoder.decode(&message).unwrap();
+        assert_eq!(sent.num_columns(), batch.num_columns() + 1);
+        for (i, column) in batch.columns().iter().enumerate() {
+            // By their bits, which tell -0.0 from 0.0 and a NaN from none.
+            assert_eq!(sent.column(i).to_data(), column.to_data());
+            assert_eq!(sent.schema().field(i), batch.schema().field(i));
+        }
+        // Exactly the table's columns are sent, and the sequence.
+        assert_eq!(sent.schema().field(5).name(), "_seq");
+    }
+
+    #[test]
+    fn rows_can_be_taken_out_of_a_message() {
+        let mut encoder = Encoder::new(batch(&[]).schema_ref()).unwrap();
+        let before = encoder.encode(&batch(&["-"]), 1 << 20, "t").unwrap();
+        let message = encoder
+            .encode(&batch(&["a", "b", "c", "d"]), 1 << 20, "t")
+            .unwrap()
+            .remove(0)
+            .1;
+        for (places, kept) in [
+            (&[0][..], &["b", "c", "d"][..]),
+            (&[3], &["a", "b", "c"]),
+            (&[1, 2], &["a", "d"]),
+            (&[0, 1, 2, 3], &[]),
+        ] {
+            let (left, taken) = encoder.take_out(&message, places).unwrap();
+            let all = ["a", "b", "c", "d"];
+            let out: Vec<&str> = places.iter().map(|p| all[*p]).collect();
+            assert_eq!(taken, batch(&out));
+            let Some(left) = left else {
+                assert!(kept.is_empty());
+                continue;
+            };
+            assert_eq!(left.0, kept.len() as i64);
+            // They keep their numbers: the order of rows is what it was.
+            let number = |text: &str| all.iter().position(|t| *t == text).unwrap() as i64 + 1;
+            let want: Vec<(String, i64)> = std::iter::once(("-".to_owned(), 0))
+                .chain(kept.iter().map(|t| ((*t).to_owned(), number(t))))
+                .collect();
+            assert_eq!(read(&encoder, &[before[0].clone(), left]), want);
+        }
     }
 
     #[test]

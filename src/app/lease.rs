@@ -1,0 +1,160 @@
+//! The lease of a run: taken before anything is read, renewed while it works, let go of at its end.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::clock::SharedClock;
+use crate::config::Environment;
+use crate::destination::Destination;
+use crate::error::{Error, ErrorKind, Result};
+use crate::state::{Acquired, Holder, Lease, Life};
+
+/// A lease that is being renewed.
+pub(super) struct Holding {
+    store: Arc<dyn Destination>,
+    lease: Lease,
+    lost: Arc<OnceLock<Lost>>,
+    renewing: AbortOnDropHandle<()>,
+    _life: Life,
+}
+
+/// Why a lease is not held any more, in words.
+#[derive(Clone, Debug)]
+struct Lost {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Holding {
+    /// Takes the lease of `source` for a run and keeps it renewed. When that does not work any more,
+    /// `stop` is cancelled.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`], transient, when another run holds it.
+    pub async fn take(
+        store: Arc<dyn Destination>,
+        source: &str,
+        run_id: &str,
+        length: Duration,
+        environment: &Environment,
+        clock: SharedClock,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let life = Life::of(run_id);
+        let mut lease = Lease {
+            source: source.to_owned(),
+            run_id: run_id.to_owned(),
+            length,
+            holder: Holder::this(environment, &life),
+            over: None,
+        };
+        let mut answer = store.acquire(&lease).await?;
+        if let Acquired::Theirs(held) = &answer
+            && lease.holder.sees_end_of(&held.holder, &held.run_id)
+        {
+            lease.over = Some(held.run_id.clone());
+            answer = store.acquire(&lease).await?;
+        }
+        match answer {
+            Acquired::Ours { before: None } => {}
+            Acquired::Ours {
+                before: Some(before),
+            } => tracing::warn!(
+                source,
+                run_id,
+                before = before.run_id,
+                since = %before.acquired_at,
+                "run `{}` did not come to its end: taking its lease over",
+                before.run_id
+            ),
+            Acquired::Theirs(held) => return Err(lease.refused(&held, &store.describe())),
+        }
+        let lost = Arc::new(OnceLock::new());
+        let renewing = {
+            let (store, lease, lost) = (store.clone(), lease.clone(), lost.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                let error = renew(&*store, &lease, &clock).await;
+                tracing::error!(
+                    source = lease.source,
+                    run_id = lease.run_id,
+                    "{}",
+                    error.chain()
+                );
+                let _ = lost.set(Lost {
+                    message: error.chain(),
+                    hint: error.find_hint().map(str::to_owned),
+                });
+                stop.cancel();
+            }))
+        };
+        Ok(Self {
+            store,
+            lease,
+            lost,
+            renewing,
+            _life: life,
+        })
+    }
+
+    /// Why the run was stopped, when that was because its lease was lost.
+    pub fn lost(&self) -> Option<Error> {
+        let lost = self.lost.get()?;
+        let error = Error::new(ErrorKind::State, lost.message.clone()).transient(true);
+        Some(match &lost.hint {
+            Some(hint) => error.hint(hint.clone()),
+            None => error,
+        })
+    }
+
+    /// Lets go of it. A lease that cannot be given back ends by itself.
+    pub async fn end(self) {
+        drop(self.renewing);
+        if let Err(error) = self.store.release(&self.lease).await {
+            tracing::warn!(
+                source = self.lease.source,
+                "the lease could not be given back and ends by itself: {}",
+                error.chain()
+            );
+        }
+    }
+}
+
+/// Renews three times as often as needed, until it is lost; why.
+async fn renew(store: &dyn Destination, lease: &Lease, clock: &SharedClock) -> Error {
+    let pause = lease.length / 3;
+    let mut good = clock.instant();
+    loop {
+        clock.sleep(pause).await;
+        let begun = clock.instant();
+        // Even one that is late may come in time: what counts is whether somebody else has it.
+        let late = lease.length.saturating_sub(begun - good).max(pause);
+        let problem = tokio::select! {
+            renewed = store.renew(lease) => match renewed {
+                Ok(()) => {
+                    good = begun;
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::State => return error,
+                Err(error) => error,
+            },
+            () = clock.sleep(late) => Error::new(
+                ErrorKind::Unavailable,
+                format!("{} did not answer in time", store.describe()),
+            ),
+        };
+        if clock.instant() - good >= lease.length {
+            return problem.context(format!(
+                "the lease of source `{}` could not be renewed, so run `{}` stops",
+                lease.source, lease.run_id
+            ));
+        }
+        tracing::warn!(
+            source = lease.source,
+            "the lease could not be renewed yet: {}",
+            problem.chain()
+        );
+    }
+}

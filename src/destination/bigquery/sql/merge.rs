@@ -1,0 +1,99 @@
+//! Merging: the staged rows' columns go into the rows with their keys, the rows of other keys are added.
+//!
+//! These are MERGE's semantics in two statements: columns that the schema lacks keep their values.
+//! Not MERGE itself, so that what runs is what is tested: the emulator cannot run MERGE inside a
+//! transaction. Both statements read only the partitions that the filter names; what they bill is what
+//! MERGE would.
+
+use super::staged;
+use super::{assign, ident, list};
+use crate::destination::TableSpec;
+use crate::schema::landing::column;
+
+/// Alias of the table's rows in a publish.
+pub(super) const OLD: &str = "_drawoff_old";
+/// Alias of the staged rows in a publish.
+pub(super) const NEW: &str = "_drawoff_new";
+
+/// Merges the staged rows into the rows that pass `filter`, which has to let every row through that
+/// has a staged key, where it is before and where it goes.
+pub(super) fn merge(spec: &TableSpec, target: &str, staged: &str, filter: Option<&str>) -> String {
+    let key = &spec.primary_key;
+    let columns = &spec.schema.columns;
+    let is_key = |name: &str| key.iter().any(|k| k.eq_ignore_ascii_case(name));
+    let set: Vec<String> = columns
+        .iter()
+        .filter(|c| !is_key(&c.name))
+        .map(|c| assign(&c.name, &format!("{NEW}.{}", ident(&c.name))))
+        .collect();
+    let values = staged::values(columns);
+    let unique = staged::unique(spec, Some(key), staged);
+    let found = also(&same_key(key), filter);
+    let mut sql = String::new();
+    if !set.is_empty() {
+        sql = format!(
+            "UPDATE {target} AS {OLD} SET {}\nFROM (SELECT {values}\n{unique}) AS {NEW}\nWHERE {found};\n",
+            set.join(", ")
+        );
+    }
+    sql + &format!(
+        "INSERT INTO {target} ({})\nSELECT {values}\n{unique}\n  \
+         AND NOT EXISTS (SELECT 1 FROM {target} AS {OLD} WHERE {found});\n",
+        list(columns)
+    )
+}
+
+/// Marks the rows that no staged one has the key of as deleted, unless they are: those that pass
+/// `filter`.
+pub(super) fn mark_deleted(
+    spec: &TableSpec,
+    target: &str,
+    staged: Option<&str>,
+    filter: Option<&str>,
+) -> String {
+    close(column::DELETED_AT, spec, target, staged, filter)
+}
+
+/// Gives the rows without an end in that column one, now, unless their key is staged.
+pub(super) fn close(
+    end: &str,
+    spec: &TableSpec,
+    target: &str,
+    staged: Option<&str>,
+    filter: Option<&str>,
+) -> String {
+    format!(
+        "UPDATE {target} AS {OLD} SET {}\nWHERE {};\n",
+        assign(end, "CURRENT_TIMESTAMP()"),
+        also(&unlisted(end, &spec.primary_key, staged), filter)
+    )
+}
+
+/// The condition on [`OLD`] that it has no end in that column and its key is not staged.
+pub(super) fn unlisted(end: &str, key: &[String], staged: Option<&str>) -> String {
+    let open = format!("{OLD}.{} IS NULL", ident(end));
+    match staged {
+        None => open,
+        Some(staged) => format!(
+            "{open} AND NOT EXISTS (SELECT 1 FROM {staged} AS {NEW} WHERE {})",
+            same_key(key)
+        ),
+    }
+}
+
+/// The condition that [`NEW`] and [`OLD`] have the same key.
+pub(super) fn same_key(key: &[String]) -> String {
+    let equal: Vec<String> = key
+        .iter()
+        .map(|k| format!("{NEW}.{0} = {OLD}.{0}", ident(k)))
+        .collect();
+    equal.join(" AND ")
+}
+
+/// Both conditions.
+pub(super) fn also(condition: &str, filter: Option<&str>) -> String {
+    match filter {
+        None => condition.to_owned(),
+        Some(filter) => format!("{condition}\n  AND {filter}"),
+    }
+}

@@ -1,0 +1,341 @@
+//! The statements as they are sent.
+
+use super::*;
+use crate::destination::bigquery::partitions::Partitions;
+use crate::destination::{Disposition, PartitionUnit, Partitioning, TableSpec};
+use crate::schema::{Column, ColumnType, Mode, TableSchema};
+
+fn spec(disposition: Disposition) -> TableSpec {
+    TableSpec {
+        name: "tickets".into(),
+        description: String::new(),
+        schema: TableSchema {
+            columns: vec![
+                Column::new("id", ColumnType::Int64).mode(Mode::Required),
+                Column::new("group", ColumnType::String),
+                Column::new("updated_at", ColumnType::Timestamp),
+            ],
+        },
+        disposition,
+        primary_key: vec!["id".into(), "group".into()],
+        cursor: Some("updated_at".into()),
+        ..TableSpec::default()
+    }
+}
+
+fn about(spec: &TableSpec, staged: bool, rejected: bool) -> Publish<'_> {
+    Publish {
+        spec,
+        target: table("p", "d", "tickets"),
+        staged: staged.then(|| table("p", "d", "stage")),
+        rejects: rejected.then(|| {
+            (
+                table("p", "d", "tickets__rejects"),
+                table("p", "d", "stage_r"),
+            )
+        }),
+        checkpoints: table("p", "d", "_drawoff_checkpoints"),
+        leases: table("p", "d", "_drawoff_leases"),
+        loads: (
+            table("p", "d", "_drawoff_loads"),
+            vec!["source", "cursor_after"],
+        ),
+        among: None,
+        closes: false,
+        closed: None,
+    }
+}
+
+fn script(spec: &TableSpec, staged: bool, rejected: bool) -> String {
+    publish(&about(spec, staged, rejected))
+}
+
+/// Days since 1970 as partitions of `day`.
+fn days(spec: &TableSpec, days: &[Option<i64>]) -> Partitions {
+    let mut partitions = Partitions::of(spec).unwrap();
+    for day in days {
+        partitions.add(*day);
+    }
+    partitions
+}
+
+/// Partitioned by the DATE `day`.
+fn daily(mut spec: TableSpec) -> TableSpec {
+    spec.schema
+        .columns
+        .push(Column::new("day", ColumnType::Date));
+    spec.partition = Some(Partitioning {
+        column: "day".into(),
+        unit: PartitionUnit::Day,
+        fixed: false,
+    });
+    spec
+}
+
+const CHECK: &str = "\
+BEGIN TRANSACTION;
+SET stored = (SELECT IFNULL(MAX(version), 0) FROM `p`.`d`.`_drawoff_checkpoints` WHERE source = @source AND stream = @stream);
+SET holder = (SELECT MAX(run_id) FROM `p`.`d`.`_drawoff_leases` WHERE source = @source AND run_id != @run_id);
+IF stored != @expected_version OR holder IS NOT NULL OR row_counts.staged != @staged OR rejected != @rejected THEN
+  ROLLBACK TRANSACTION;
+  SELECT 'refused' AS outcome, row_counts.staged AS staged, row_counts.kept AS kept, rejected AS rejected, (SELECT MAX(run_id) FROM `p`.`d`.`_drawoff_leases` WHERE source = @source AND run_id != @run_id) AS holder, 0 AS publishes;
+  RETURN;
+END IF;
+";
+const DECLARE: &str = "\
+DECLARE stored INT64 DEFAULT 0;
+DECLARE rejected INT64 DEFAULT 0;
+DECLARE holder STRING DEFAULT NULL;
+DECLARE row_counts STRUCT<staged INT64, kept INT64> DEFAULT STRUCT(0, 0);
+";
+const CHECKPOINT: &str = "\
+DELETE FROM `p`.`d`.`_drawoff_checkpoints` WHERE source = @source AND stream = @stream;
+INSERT INTO `p`.`d`.`_drawoff_checkpoints` (source, stream, version, state, run_id, slice, published, deduplicated, updated_at)
+VALUES (@source, @stream, @expected_version + 1, @state, @run_id, @slice, row_counts.kept, row_counts.staged - row_counts.kept, CURRENT_TIMESTAMP());
+INSERT INTO `p`.`d`.`_drawoff_loads` (`source`, `cursor_after`, version, staged, published, deduplicated, rejected, job, published_at)
+VALUES (@source, NULLIF(@cursor_after, ''), @expected_version + 1, row_counts.staged, row_counts.kept, row_counts.staged - row_counts.kept, rejected, @job, CURRENT_TIMESTAMP());
+COMMIT TRANSACTION;
+SELECT 'published' AS outcome, row_counts.staged AS staged, row_counts.kept AS kept, rejected AS rejected, holder AS holder, (SELECT COUNT(*) FROM `p`.`d`.`_drawoff_loads` WHERE table_name = @table_name AND published_at > TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL 24 HOUR)) AS publishes;
+";
+
+const COUNT: &str = "\
+SET row_counts = (SELECT AS STRUCT COUNT(*) AS staged, COUNTIF(_drawoff_position = 1) AS kept FROM (
+  SELECT ROW_NUMBER() OVER (PARTITION BY `id`, `group` ORDER BY `updated_at` DESC NULLS LAST, `_seq` DESC) AS _drawoff_position FROM `p`.`d`.`stage`));
+";
+const UNIQUE: &str = "\
+FROM `p`.`d`.`stage` AS _drawoff_new
+WHERE _drawoff_new.`_seq` IN (SELECT `_seq` FROM (
+  SELECT `_seq`, ROW_NUMBER() OVER (PARTITION BY `id`, `group` ORDER BY `updated_at` DESC NULLS LAST, `_seq` DESC) AS _drawoff_position FROM `p`.`d`.`stage`)
+  WHERE _drawoff_position = 1)";
+const SAME_KEY: &str =
+    "_drawoff_new.`id` = _drawoff_old.`id` AND _drawoff_new.`group` = _drawoff_old.`group`";
+
+#[test]
+fn merging() {
+    assert_eq!(
+        script(&spec(Disposition::Merge), true, true),
+        format!(
+            "{DECLARE}{COUNT}\
+SET rejected = (SELECT COUNT(*) FROM `p`.`d`.`stage_r`);
+{CHECK}\
+UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `updated_at` = _drawoff_new.`updated_at`
+FROM (SELECT `id`, `group`, `updated_at`
+{UNIQUE}) AS _drawoff_new
+WHERE {SAME_KEY};
+INSERT INTO `p`.`d`.`tickets` (`id`, `group`, `updated_at`)
+SELECT `id`, `group`, `updated_at`
+{UNIQUE}
+  AND NOT EXISTS (SELECT 1 FROM `p`.`d`.`tickets` AS _drawoff_old WHERE {SAME_KEY});
+INSERT INTO `p`.`d`.`tickets__rejects` (`stream`, `reason`, `path`, `record`, `_extracted_at`, `_run_id`)
+SELECT `stream`, `reason`, `path`, `record`, `_extracted_at`, `_run_id`
+FROM `p`.`d`.`stage_r`;
+{CHECKPOINT}"
+        )
+    );
+}
+
+#[test]
+fn merging_into_partitions_names_them_literally() {
+    let spec = daily(spec(Disposition::Merge));
+    let script = publish(&Publish {
+        among: Some(days(&spec, &[Some(20_454), Some(20_455), None])),
+        ..about(&spec, true, false)
+    });
+    let filter = "((_drawoff_old.`day` >= DATE '2026-01-01' AND _drawoff_old.`day` < DATE '2026-01-03') \
+                  OR (_drawoff_old.`day` IS NULL))";
+    assert_eq!(
+        script,
+        format!(
+            "{DECLARE}{COUNT}{CHECK}\
+UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `updated_at` = _drawoff_new.`updated_at`, `day` = _drawoff_new.`day`
+FROM (SELECT `id`, `group`, `updated_at`, `day`
+{UNIQUE}) AS _drawoff_new
+WHERE {SAME_KEY}
+  AND {filter};
+INSERT INTO `p`.`d`.`tickets` (`id`, `group`, `updated_at`, `day`)
+SELECT `id`, `group`, `updated_at`, `day`
+{UNIQUE}
+  AND NOT EXISTS (SELECT 1 FROM `p`.`d`.`tickets` AS _drawoff_old WHERE {SAME_KEY}
+  AND {filter});
+{CHECKPOINT}"
+        )
+    );
+}
+
+#[test]
+fn old_places_are_asked_of_key_and_partition_alone() {
+    let spec = daily(spec(Disposition::Merge));
+    let none = days(&spec, &[]);
+    let (target, staged) = (table("p", "d", "tickets"), table("p", "d", "stage"));
+    let asked = |which: &str| {
+        format!(
+            "SELECT DISTINCT UNIX_DATE(DATE_TRUNC(IF(_drawoff_old.`day` < DATE '1960-01-01', DATE '1959-01-01', \
+             IF(_drawoff_old.`day` >= DATE '2160-01-01', DATE '2160-01-01', _drawoff_old.`day`)), DAY)) AS at\n\
+             FROM `p`.`d`.`tickets` AS _drawoff_old\n\
+             WHERE (_drawoff_old.`day` < DATE '2160-01-01' OR _drawoff_old.`day` >= DATE '2160-01-01' OR _drawoff_old.`day` IS NULL)\n  \
+             AND {which}\nLIMIT 4004"
+        )
+    };
+    let listed = format!("EXISTS (SELECT 1 FROM `p`.`d`.`stage` AS _drawoff_new WHERE {SAME_KEY})");
+    assert_eq!(
+        positions::matched(&spec, &none, &target, &staged),
+        asked(&listed)
+    );
+    assert_eq!(
+        positions::unlisted(&spec, &none, &target, Some(&staged)),
+        asked(&format!(
+            "_drawoff_old.`_deleted_at` IS NULL AND NOT {listed}"
+        ))
+    );
+    let history = TableSpec {
+        disposition: Disposition::Scd2,
+        ..spec
+    };
+    assert_eq!(
+        positions::matched(&history, &none, &target, &staged),
+        asked(&format!("_drawoff_old.`_valid_to` IS NULL AND {listed}"))
+    );
+}
+
+#[test]
+fn columns_that_are_all_key_have_nothing_to_update() {
+    let mut spec = spec(Disposition::Merge);
+    spec.primary_key.push("UPDATED_AT".into());
+    let script = script(&spec, true, false);
+    assert!(!script.contains("UPDATE "), "{script}");
+    assert!(script.contains("AND NOT EXISTS (SELECT 1 FROM `p`.`d`.`tickets`"));
+}
+
+#[test]
+fn rows_that_are_no_longer_listed_are_marked() {
+    let spec = daily(spec(Disposition::Merge));
+    let closes = |staged: bool| {
+        publish(&Publish {
+            closes: true,
+            closed: Some(days(&spec, &[Some(20_454)])),
+            ..about(&spec, staged, false)
+        })
+    };
+    let filter =
+        "(_drawoff_old.`day` >= DATE '2026-01-01' AND _drawoff_old.`day` < DATE '2026-01-02')";
+    assert!(closes(true).contains(&format!(
+        "UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_deleted_at` = CURRENT_TIMESTAMP()\n\
+         WHERE _drawoff_old.`_deleted_at` IS NULL AND NOT EXISTS (SELECT 1 FROM `p`.`d`.`stage` AS _drawoff_new WHERE {SAME_KEY})\n  \
+         AND {filter};\n"
+    )));
+    assert_eq!(
+        closes(false),
+        format!(
+            "{DECLARE}{CHECK}\
+UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_deleted_at` = CURRENT_TIMESTAMP()
+WHERE _drawoff_old.`_deleted_at` IS NULL
+  AND {filter};
+{CHECKPOINT}"
+        )
+    );
+}
+
+#[test]
+fn history_ends_what_differs_and_adds_what_is_new() {
+    let mut spec = spec(Disposition::Scd2);
+    spec.schema.columns.extend([
+        Column::new("_valid_from", ColumnType::Timestamp),
+        Column::new("_valid_to", ColumnType::Timestamp),
+        Column::new("_row_hash", ColumnType::String),
+    ]);
+    let script = publish(&Publish {
+        closes: true,
+        ..about(&spec, true, false)
+    });
+    let columns = "`id`, `group`, `updated_at`, `_valid_from`, `_valid_to`, `_row_hash`";
+    let current = format!("{SAME_KEY} AND _drawoff_old.`_valid_to` IS NULL");
+    let missing = format!(
+        "{UNIQUE}\n  AND NOT EXISTS (SELECT 1 FROM `p`.`d`.`tickets` AS _drawoff_old WHERE {current})"
+    );
+    assert_eq!(
+        script,
+        format!(
+            "{DECLARE}{COUNT}{CHECK}\
+UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_valid_to` = _drawoff_new.`_valid_from`
+FROM (SELECT `id`, `group`, `_valid_from`, `_row_hash`
+{UNIQUE}) AS _drawoff_new
+WHERE IFNULL(_drawoff_old.`_row_hash`, '') != _drawoff_new.`_row_hash` AND {current};
+SET row_counts = (SELECT AS STRUCT row_counts.staged AS staged, COUNT(*) AS kept
+{missing});
+INSERT INTO `p`.`d`.`tickets` ({columns})
+SELECT {columns}
+{missing};
+UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_valid_to` = CURRENT_TIMESTAMP()
+WHERE _drawoff_old.`_valid_to` IS NULL AND NOT EXISTS (SELECT 1 FROM `p`.`d`.`stage` AS _drawoff_new WHERE {SAME_KEY});
+{CHECKPOINT}"
+        )
+    );
+}
+
+#[test]
+fn appending() {
+    assert_eq!(
+        script(&spec(Disposition::Append), true, false),
+        format!(
+            "{DECLARE}\
+SET row_counts = (SELECT AS STRUCT COUNT(*) AS staged, COUNT(*) AS kept FROM `p`.`d`.`stage`);
+{CHECK}\
+INSERT INTO `p`.`d`.`tickets` (`id`, `group`, `updated_at`)
+SELECT `id`, `group`, `updated_at`
+FROM `p`.`d`.`stage` AS _drawoff_new;
+{CHECKPOINT}"
+        )
+    );
+}
+
+#[test]
+fn replacing_with_nothing_empties_the_table() {
+    assert_eq!(
+        script(&spec(Disposition::Replace), false, false),
+        format!("{DECLARE}{CHECK}TRUNCATE TABLE `p`.`d`.`tickets`;\n{CHECKPOINT}")
+    );
+}
+
+#[test]
+fn merging_nothing_only_moves_the_checkpoint() {
+    assert_eq!(
+        script(&spec(Disposition::Merge), false, false),
+        format!("{DECLARE}{CHECK}{CHECKPOINT}")
+    );
+}
+
+#[test]
+fn geographies_are_read_from_their_text() {
+    let mut spec = spec(Disposition::Append);
+    spec.schema.columns = vec![Column::new("place", ColumnType::Geography)];
+    assert!(script(&spec, true, false).contains(
+        "SELECT IF(STARTS_WITH(`place`, '{'), ST_GEOGFROMGEOJSON(`place`), ST_GEOGFROMTEXT(`place`)) AS `place`\n"
+    ));
+}
+
+#[test]
+fn records_with_geographies_are_put_together_again() {
+    let mut spec = spec(Disposition::Append);
+    spec.schema.columns = vec![
+        Column::new("stops", ColumnType::Record)
+            .mode(Mode::Repeated)
+            .fields(vec![
+                Column::new("name", ColumnType::String),
+                Column::new("at", ColumnType::Geography),
+            ]),
+    ];
+    assert!(script(&spec, true, false).contains(
+        "SELECT ARRAY(SELECT IF(_drawoff_item0 IS NULL, NULL, STRUCT(\
+         _drawoff_item0.`name` AS `name`, \
+         IF(STARTS_WITH(_drawoff_item0.`at`, '{'), ST_GEOGFROMGEOJSON(_drawoff_item0.`at`), ST_GEOGFROMTEXT(_drawoff_item0.`at`)) AS `at`)) \
+         FROM UNNEST(`stops`) AS _drawoff_item0 WITH OFFSET AS _drawoff_at0 ORDER BY _drawoff_at0) AS `stops`\n"
+    ));
+}
+
+#[test]
+fn identifiers_cannot_break_out() {
+    assert_eq!(
+        ident("a`; DROP TABLE x; --\\"),
+        "`a\\`; DROP TABLE x; --\\\\`"
+    );
+}

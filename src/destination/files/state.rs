@@ -1,0 +1,159 @@
+//! Checkpoints, leases and the record of runs, in files of the folder that is ours: checkpoints in the
+//! manifest, leases in a file that is replaced whole under the manifest's lock, runs in one that grows
+//! by a line for each stream.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Write};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::failure::failed;
+use super::manifest::{Manifest, sync_folder};
+use super::{FilesDestination, Folder};
+use crate::destination::audit::{self, Cell};
+use crate::destination::blocking;
+use crate::error::{Error, ErrorKind, Result};
+use crate::state::{Acquired, CheckpointKey, Held, Lease, RunRecord, SavedCheckpoint, StateStore};
+
+/// Leases, by source.
+const LEASES: &str = "leases.json";
+
+/// A JSON object a line.
+const RUNS: &str = "runs.ndjson";
+
+#[async_trait]
+impl StateStore for FilesDestination {
+    async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
+        let (folder, source) = (self.folder.clone(), source.to_owned());
+        blocking::run(move || {
+            let stored = Manifest::load(&folder)?.checkpoints.into_iter();
+            Ok(stored
+                .filter(|s| s.source == source)
+                .map(|s| {
+                    let key = CheckpointKey {
+                        source: s.source,
+                        stream: s.stream,
+                    };
+                    let saved = SavedCheckpoint {
+                        checkpoint: s.checkpoint,
+                        version: s.version,
+                    };
+                    (key, saved)
+                })
+                .collect())
+        })
+        .await
+    }
+
+    async fn acquire(&self, lease: &Lease) -> Result<Acquired> {
+        let (folder, lease) = (self.folder.clone(), lease.clone());
+        blocking::run(move || {
+            let mut answer = None;
+            folder.change_lease(&lease, |stored| {
+                let (acquired, held) = lease.claim(stored, Timestamp::now());
+                answer = Some(acquired);
+                Ok(held)
+            })?;
+            answer.ok_or_else(|| Error::new(ErrorKind::Bug, "a lease was not looked at"))
+        })
+        .await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<()> {
+        let (folder, lease) = (self.folder.clone(), lease.clone());
+        blocking::run(move || {
+            folder.change_lease(&lease, |stored| {
+                lease
+                    .extend(stored, Timestamp::now(), &folder.shown)
+                    .map(Some)
+            })
+        })
+        .await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<()> {
+        let (folder, lease) = (self.folder.clone(), lease.clone());
+        blocking::run(move || folder.change_lease(&lease, |stored| Ok(lease.give_up(stored)))).await
+    }
+
+    async fn record(&self, runs: &mut [RunRecord]) -> Result<()> {
+        let (folder, runs) = (self.folder.clone(), runs.to_vec());
+        blocking::run(move || folder.record(&runs)).await
+    }
+}
+
+impl Folder {
+    /// The leases as stored. The caller holds the lock.
+    fn leases(&self) -> Result<BTreeMap<String, Held>> {
+        let path = self.own().join(LEASES);
+        match fs::read(&path) {
+            // One that nobody can read says nothing, as if it were not there.
+            Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_default()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(e) => Err(failed(format!("could not read {}", path.display()), e)),
+        }
+    }
+
+    /// The run that holds the source's lease, when it is another. The caller holds the lock.
+    pub(super) fn other_holder(&self, source: &str, run_id: &str) -> Result<Option<String>> {
+        let held = self.leases()?.remove(source);
+        Ok(held.map(|h| h.run_id).filter(|by| by != run_id))
+    }
+
+    /// Changes a source's lease under the lock; nothing where `how` gives nothing.
+    fn change_lease(
+        &self,
+        lease: &Lease,
+        how: impl FnOnce(Option<Held>) -> Result<Option<Held>>,
+    ) -> Result<()> {
+        let _lock = self.lock()?;
+        let mut leases = self.leases()?;
+        let Some(held) = how(leases.remove(&lease.source))? else {
+            return Ok(());
+        };
+        leases.insert(lease.source.clone(), held);
+        let (path, new) = (self.own().join(LEASES), self.own().join("leases.json.new"));
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&new)?;
+            file.write_all(&serde_json::to_vec_pretty(&leases)?)?;
+            file.sync_all()?;
+            drop(file);
+            fs::rename(&new, &path)?;
+            sync_folder(&self.own())
+        };
+        write().map_err(|e| failed(format!("could not write {}", path.display()), e))
+    }
+
+    fn record(&self, runs: &[RunRecord]) -> Result<()> {
+        let _lock = self.lock()?;
+        let path = self.own().join(RUNS);
+        let names: Vec<String> = audit::run_columns().into_iter().map(|c| c.name).collect();
+        let mut lines = Vec::new();
+        for run in runs {
+            let row: Map<String, Value> = names
+                .iter()
+                .cloned()
+                .zip(audit::run_cells(run).into_iter().map(value))
+                .collect();
+            lines.extend_from_slice(Value::from(row).to_string().as_bytes());
+            lines.push(b'\n');
+        }
+        File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(&lines))
+            .map_err(|e| failed(format!("could not write {}", path.display()), e))
+    }
+}
+
+fn value(cell: Cell) -> Value {
+    match cell {
+        Cell::Text(text) => text.into(),
+        Cell::Count(count) => count.into(),
+        Cell::Time(time) => time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string().into(),
+    }
+}

@@ -1,0 +1,216 @@
+//! One run of a source at a time: whoever publishes holds the source's lease, which ends by itself
+//! when it is not renewed.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::Holder;
+use crate::error::{Error, ErrorKind};
+
+/// How long a lease holds when nobody says otherwise; it is renewed three times as often.
+pub const DEFAULT_LENGTH: Duration = Duration::from_secs(180);
+
+/// A run's wish for the lease of its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Source.
+    pub source: String,
+    /// The run that wants it.
+    pub run_id: String,
+    /// How long it holds without being renewed.
+    pub length: Duration,
+    /// Who runs it.
+    pub holder: Holder,
+    /// A run that is known to have ended: its lease may be taken at once.
+    pub over: Option<String>,
+}
+
+/// A lease as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The run that holds it.
+    pub run_id: String,
+    /// Since when.
+    pub acquired_at: Timestamp,
+    /// Until when, unless it is renewed.
+    pub expires_at: Timestamp,
+    /// Who runs it.
+    #[serde(default)]
+    pub holder: Holder,
+}
+
+/// What came of asking for a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// It is this run's.
+    Ours {
+        /// The run that had not let go of it.
+        before: Option<Held>,
+    },
+    /// Another run holds it.
+    Theirs(Held),
+}
+
+impl Lease {
+    /// For stores that decide by themselves, under a lock: what comes of asking, and the lease to be
+    /// stored in place of `stored` when it is ours.
+    pub fn claim(&self, stored: Option<Held>, now: Timestamp) -> (Acquired, Option<Held>) {
+        let mut acquired_at = now;
+        let before = match stored {
+            Some(held) if held.run_id == self.run_id => {
+                acquired_at = held.acquired_at;
+                None
+            }
+            Some(held) if held.expires_at > now && self.over.as_ref() != Some(&held.run_id) => {
+                return (Acquired::Theirs(held), None);
+            }
+            // Let go of, or left behind by a run that did not come to its end.
+            stored => stored.filter(|held| held.acquired_at < held.expires_at),
+        };
+        let held = Held {
+            run_id: self.run_id.clone(),
+            acquired_at,
+            expires_at: self.end(now),
+            holder: self.holder.clone(),
+        };
+        (Acquired::Ours { before }, Some(held))
+    }
+
+    /// The same for renewing: the lease to be stored.
+    ///
+    /// # Errors
+    /// It is no longer this run's.
+    pub fn extend(&self, stored: Option<Held>, now: Timestamp, place: &str) -> Result<Held, Error> {
+        match stored {
+            Some(held) if held.run_id == self.run_id => Ok(Held {
+                expires_at: self.end(now),
+                ..held
+            }),
+            other => Err(self.lost(other.map(|h| h.run_id).as_deref(), place)),
+        }
+    }
+
+    /// The same for letting go: the lease to be stored. The run's id stays, so that what comes late
+    /// of another run is still told apart.
+    pub fn give_up(&self, stored: Option<Held>) -> Option<Held> {
+        stored
+            .filter(|held| held.run_id == self.run_id)
+            .map(|held| Held {
+                expires_at: held.acquired_at,
+                ..held
+            })
+    }
+
+    fn end(&self, now: Timestamp) -> Timestamp {
+        let length = SignedDuration::try_from(self.length).unwrap_or(SignedDuration::MAX);
+        now.saturating_add(length).unwrap_or(Timestamp::MAX)
+    }
+
+    /// The error of a run whose lease is another's now.
+    pub fn lost(&self, by: Option<&str>, place: &str) -> Error {
+        lost(&self.source, &self.run_id, by, place)
+    }
+
+    /// The error of a run that finds its source's lease in others' hands.
+    pub fn refused(&self, held: &Held, place: &str) -> Error {
+        Error::new(
+            ErrorKind::State,
+            format!(
+                "source `{}` is at work in {place}: run `{}` holds its lease since {}, and until {} unless it renews it",
+                self.source,
+                held.run_id,
+                shown(held.acquired_at),
+                shown(held.expires_at)
+            ),
+        )
+        .transient(true)
+        .hint("wait for that run to end and start this one again; if it was killed, its lease ends by itself at the time named")
+    }
+}
+
+/// The error of a run whose lease is another's now, or nobody's.
+pub fn lost(source: &str, run_id: &str, by: Option<&str>, place: &str) -> Error {
+    let now = match by {
+        Some(by) => format!("run `{by}` has taken it"),
+        None => "nobody holds it".to_owned(),
+    };
+    Error::new(
+        ErrorKind::State,
+        format!("run `{run_id}` has lost the lease of source `{source}` in {place}: {now}"),
+    )
+    .transient(true)
+    .hint("a run that cannot renew its lease in time, because it stood still or could not reach the destination, must not publish: run again to go on from what is published")
+}
+
+fn shown(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(run: &str) -> Lease {
+        Lease {
+            source: "shop".into(),
+            run_id: run.into(),
+            length: Duration::from_secs(60),
+            holder: Holder::default(),
+            over: None,
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn one_holds_it_until_its_time_is_up() {
+        let (a, b) = (lease("a"), lease("b"));
+        let (got, held) = a.claim(None, at(0));
+        assert_eq!(got, Acquired::Ours { before: None });
+        let held = held.unwrap();
+        assert_eq!(held.expires_at, at(60));
+        let (got, none) = b.claim(Some(held.clone()), at(59));
+        assert_eq!((got, none), (Acquired::Theirs(held.clone()), None));
+        // Asking again changes nothing but the end.
+        let (got, again) = a.claim(Some(held.clone()), at(30));
+        assert_eq!(got, Acquired::Ours { before: None });
+        assert_eq!(again.unwrap().acquired_at, at(0));
+        let renewed = a.extend(Some(held.clone()), at(50), "x").unwrap();
+        assert_eq!(renewed.expires_at, at(110));
+        let (got, taken) = b.claim(Some(held.clone()), at(60));
+        assert_eq!(
+            got,
+            Acquired::Ours {
+                before: Some(held.clone())
+            }
+        );
+        let e = a.extend(taken, at(61), "x").unwrap_err();
+        assert_eq!((e.kind(), e.exit_code()), (ErrorKind::State, 75));
+        assert!(e.to_string().contains("run `b` has taken it"), "{e}");
+    }
+
+    #[test]
+    fn a_run_that_has_ended_does_not_keep_it() {
+        let (a, mut b) = (lease("a"), lease("b"));
+        let held = a.claim(None, at(0)).1;
+        b.over = Some("somebody else".into());
+        assert!(matches!(
+            b.claim(held.clone(), at(1)).0,
+            Acquired::Theirs(_)
+        ));
+        b.over = Some("a".into());
+        assert!(matches!(
+            b.claim(held.clone(), at(1)).0,
+            Acquired::Ours { before: Some(_) }
+        ));
+        // Let go of: free at once, and nobody's leftover.
+        b.over = None;
+        let free = a.give_up(held.clone());
+        assert_eq!(b.claim(free, at(1)).0, Acquired::Ours { before: None });
+        assert_eq!(b.give_up(held), None, "not another's to let go of");
+    }
+}

@@ -1,0 +1,279 @@
+//! `soft_delete` and `scd2` through the program itself: what a run that lists everything says of rows that it
+//! does not list, and what a run that does not must never say.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::support::binary::Bench;
+use crate::support::emulator::{Emulator, PROJECT};
+use crate::support::fake_api::{FakeApi, Reply};
+use crate::support::shop::{COLUMNS, Shelf, connector, item};
+use crate::support::tables::{Row, sqlite};
+
+/// The shop with one stream; from its second page on it may fail.
+struct Shop {
+    shelf: Shelf,
+    fails: Arc<AtomicBool>,
+    bench: Bench,
+    _api: FakeApi,
+}
+
+async fn shop(count: i64, stream: &str) -> Shop {
+    let (shelf, fails) = (Shelf::of(count), Arc::new(AtomicBool::new(false)));
+    let (served, failing) = (shelf.clone(), fails.clone());
+    let api = FakeApi::start(move |request| {
+        let page = request.number_param("page").unwrap_or(1);
+        match failing.load(Ordering::SeqCst) && page > 1 {
+            true => Reply::status(404),
+            false => served.serve(request),
+        }
+    })
+    .await;
+    let bench = Bench::with("shop", &connector(&api.url(), &[stream]));
+    bench.schema("shop", "items", &COLUMNS);
+    Shop {
+        shelf,
+        fails,
+        bench,
+        _api: api,
+    }
+}
+
+const RUN: [&str; 2] = ["--source", "shop"];
+const FULL: [&str; 3] = ["--source", "shop", "--full-refresh"];
+
+fn items(bench: &Bench) -> Vec<Row> {
+    sqlite(&bench.path("drawoff.db"), "items")
+}
+
+/// Ids of the rows whose column is set.
+fn with(rows: &[Row], column: &str) -> Vec<i64> {
+    let set = rows.iter().filter(|r| !r[column].is_null());
+    let mut ids: Vec<i64> = set.map(|r| r["id"].as_i64().unwrap()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn a_whole_listing_marks_what_it_lacks() {
+    let stream = "items: {table: {soft_delete: true}}";
+    let Shop {
+        shelf,
+        fails,
+        bench,
+        _api,
+    } = shop(25, stream).await;
+    // A field of the engine's name is not taken for its mark.
+    shelf.change(|rows| rows[4]["_deleted_at"] = json!("2020-01-01T00:00:00Z"));
+    bench.run(&RUN).await.exits(0);
+    assert_eq!(items(&bench).len(), 25);
+    assert!(with(&items(&bench), "_deleted_at").is_empty());
+
+    // A run that fails, and one that reads nothing, mark nothing.
+    let all = shelf.rows();
+    shelf.change(|rows| rows.retain(|r| r["id"] != 7 && r["id"] != 23));
+    fails.store(true, Ordering::SeqCst);
+    bench.run(&RUN).await.exits(1);
+    assert!(with(&items(&bench), "_deleted_at").is_empty());
+    fails.store(false, Ordering::SeqCst);
+    shelf.change(Vec::clear);
+    bench
+        .run(&RUN)
+        .await
+        .exits(0)
+        .complains("allow_empty_replace");
+    assert!(with(&items(&bench), "_deleted_at").is_empty());
+    // Nor does one with a record that does not fit: it may be one of those that lack.
+    shelf.change(|rows| {
+        *rows = all.clone();
+        rows.retain(|r| r["id"] != 7);
+        rows[20]["id"] = json!("no number");
+    });
+    bench.run(&RUN).await.complains("keep their state");
+    assert!(with(&items(&bench), "_deleted_at").is_empty());
+
+    shelf.change(|rows| {
+        *rows = all.clone();
+        rows.retain(|r| r["id"] != 7 && r["id"] != 23);
+        rows[0]["name"] = json!("renamed");
+    });
+    bench.run(&RUN).await.exits(0);
+    let rows = items(&bench);
+    assert_eq!(with(&rows, "_deleted_at"), [7, 23]);
+    assert_eq!(rows.len(), 25);
+    assert!(rows.iter().any(|r| r["name"] == "renamed"));
+
+    // What is listed again is there again.
+    shelf.change(|rows| *rows = all);
+    bench.run(&RUN).await.exits(0);
+    assert!(with(&items(&bench), "_deleted_at").is_empty());
+}
+
+#[tokio::test]
+async fn an_incremental_stream_marks_in_a_full_refresh_only() {
+    let stream = "items: {incremental: {cursor: updated_at, since_param: since, sorted: true}, \
+                  table: {soft_delete: true, allow_empty_replace: true}}";
+    let Shop {
+        shelf,
+        fails,
+        bench,
+        _api,
+    } = shop(25, stream).await;
+    // Small slices: a whole listing is published as one all the same.
+    let bench = bench.env("DRAWOFF_SLICE_ROWS", "5");
+    bench.run(&RUN).await.exits(0);
+    shelf.change(|rows| {
+        rows.retain(|r| r["id"] != 3);
+        rows.push(item(26, 500));
+    });
+    bench.run(&RUN).await.exits(0);
+    assert!(with(&items(&bench), "_deleted_at").is_empty());
+    fails.store(true, Ordering::SeqCst);
+    bench.run(&FULL).await.exits(1);
+    assert!(with(&items(&bench), "_deleted_at").is_empty());
+    fails.store(false, Ordering::SeqCst);
+    bench.run(&FULL).await.exits(0);
+    assert_eq!(with(&items(&bench), "_deleted_at"), [3]);
+    assert_eq!(items(&bench).len(), 26);
+    // A plain run goes on from there.
+    shelf.change(|rows| rows.push(item(27, 600)));
+    bench.run(&RUN).await.exits(0);
+    assert_eq!(items(&bench).len(), 27);
+    assert_eq!(with(&items(&bench), "_deleted_at"), [3]);
+    // Told that empty is right, nothing is what there is.
+    shelf.change(Vec::clear);
+    bench.run(&FULL).await.exits(0);
+    assert_eq!(with(&items(&bench), "_deleted_at").len(), 27);
+}
+
+/// `name` of each version of an item, oldest first, and whether it has ended.
+fn versions(bench: &Bench, id: i64) -> Vec<(String, bool)> {
+    let mut rows = items(bench);
+    rows.retain(|r| r["id"] == id);
+    rows.sort_by_key(|r| r["_valid_from"].to_string());
+    for pair in rows.windows(2) {
+        let (end, next) = (&pair[0]["_valid_to"], &pair[1]["_valid_from"]);
+        assert!(end.as_str() <= next.as_str() && !end.is_null(), "{rows:?}");
+    }
+    rows.iter()
+        .map(|r| {
+            let name = r["name"].as_str().unwrap().to_owned();
+            (name, !r["_valid_to"].is_null())
+        })
+        .collect()
+}
+
+fn shown(versions: &[(&str, bool)]) -> Vec<(String, bool)> {
+    versions.iter().map(|(n, e)| ((*n).into(), *e)).collect()
+}
+
+#[tokio::test]
+async fn history_is_kept_by_every_run() {
+    let stream = "items: {incremental: {cursor: updated_at, since_param: since, lookback: 1h}, \
+                  table: {disposition: scd2}}";
+    let Shop {
+        shelf,
+        fails,
+        bench,
+        _api,
+    } = shop(12, stream).await;
+    bench.run(&RUN).await.exits(0);
+    bench.run(&RUN).await.exits(0);
+    assert_eq!(items(&bench).len(), 12);
+
+    shelf.change(|rows| {
+        rows[1]["name"] = json!("renamed");
+        rows[1]["updated_at"] = json!("2026-01-01T00:30:00Z");
+        rows[2]["name"] = json!("renamed in silence");
+        rows[2]["updated_at"] = json!("2025-01-01T00:00:00Z");
+        rows.retain(|r| r["id"] != 5);
+    });
+    bench.run(&RUN).await.exits(0);
+    let renamed = shown(&[("item 2", true), ("renamed", false)]);
+    assert_eq!(versions(&bench, 2), renamed);
+    assert_eq!(versions(&bench, 3), shown(&[("item 3", false)]));
+    assert_eq!(items(&bench).len(), 13);
+
+    // A full refresh that fails says nothing; one that does not finds what changed and what is gone.
+    fails.store(true, Ordering::SeqCst);
+    bench.run(&FULL).await.exits(1);
+    assert_eq!(items(&bench).len(), 13);
+    fails.store(false, Ordering::SeqCst);
+    bench.run(&FULL).await.exits(0);
+    assert_eq!(versions(&bench, 2), renamed);
+    assert_eq!(
+        versions(&bench, 3),
+        shown(&[("item 3", true), ("renamed in silence", false)])
+    );
+    assert_eq!(versions(&bench, 5), shown(&[("item 5", true)]));
+    assert_eq!(items(&bench).len(), 14);
+    bench.run(&FULL).await.exits(0);
+    assert_eq!(items(&bench).len(), 14);
+
+    // A column that is new and null makes no version, and one that is filled does.
+    let mut columns = COLUMNS.to_vec();
+    columns.insert(1, "colour STRING");
+    bench.schema("shop", "items", &columns);
+    shelf.change(|rows| rows[0]["colour"] = json!("red"));
+    bench.run(&FULL).await.exits(0);
+    assert_eq!(items(&bench).len(), 15);
+    assert_eq!(
+        versions(&bench, 1),
+        shown(&[("item 1", true), ("item 1", false)])
+    );
+}
+
+#[tokio::test]
+async fn parquet_says_that_it_keeps_no_history() {
+    let shop = shop(3, "items: {table: {disposition: scd2}}").await;
+    let args = ["--source", "shop", "--destination", "parquet:out"];
+    let ran = shop.bench.run(&args).await;
+    ran.exits(2).says("`disposition: scd2`");
+    assert!(!Path::new(&shop.bench.path("out/items")).exists());
+}
+
+#[tokio::test]
+async fn replacing_keeps_the_table_and_never_empties_it_unasked() {
+    let emulator = Emulator::get();
+    let dataset = emulator.dataset("replaced");
+    let stream = |more: &str| {
+        format!(
+            "items: {{description: \"What there is.\", primary_key: [], table: {{disposition: replace, partition_by: updated_at, cluster_by: [name]{more}}}}}"
+        )
+    };
+    let Shop {
+        shelf, bench, _api, ..
+    } = shop(12, &stream("")).await;
+    let bench = bench
+        .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
+        .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc());
+    let to = format!("bigquery:{PROJECT}.{dataset}");
+    let args = ["--source", "shop", "--destination", &to];
+    let count = format!("SELECT COUNT(*) AS n, MAX(id) AS last FROM `{PROJECT}.{dataset}.items`");
+    bench.run(&args).await.exits(0);
+    let made = emulator.table(&format!("{dataset}.items"));
+    shelf.change(|rows| *rows = vec![item(1, 1), item(99, 2)]);
+    bench.run(&args).await.exits(0);
+    assert_eq!(emulator.query(&count), json!([{"n": 2, "last": 99}]));
+    let kept = emulator.table(&format!("{dataset}.items"));
+    assert_eq!(made, kept);
+    assert!(kept.to_string().contains("What there is."), "{kept}");
+
+    shelf.change(Vec::clear);
+    bench
+        .run(&args)
+        .await
+        .exits(0)
+        .complains("allow_empty_replace");
+    assert_eq!(emulator.query(&count), json!([{"n": 2, "last": 99}]));
+    bench.connector(
+        "shop",
+        &connector(&_api.url(), &[&stream(", allow_empty_replace: true")]),
+    );
+    bench.run(&args).await.exits(0);
+    let empty: Value = json!([{"n": 0, "last": null}]);
+    assert_eq!(emulator.query(&count), empty);
+}
