@@ -55,7 +55,9 @@ pub(in super::super) mod answer {
 /// everything staged is there to be read.
 ///
 /// Two such scripts never both go through: each deletes the checkpoint's row, which [`super::seed`] has made
-/// sure is there, and BigQuery cancels a transaction that mutates a table which another one mutates.
+/// sure is there, and BigQuery cancels a transaction that mutates a table which another one mutates. So this
+/// is its first change: all publishes mutate that table, and one that has to give way does so before it has
+/// moved its rows. An INSERT is in nobody's way, and comes last, when the counts are known.
 pub(in super::super) fn publish(p: &Publish<'_>) -> String {
     let key = spec::unique_key(p.spec);
     let mut sql = String::from(
@@ -87,7 +89,8 @@ pub(in super::super) fn publish(p: &Publish<'_>) -> String {
          ROLLBACK TRANSACTION;\n  \
          SELECT 'refused' AS outcome, row_counts.staged AS staged, row_counts.kept AS kept, rejected AS rejected, {1} AS holder, 0 AS publishes;\n  \
          RETURN;\n\
-         END IF;",
+         END IF;\n\
+         DELETE FROM {0} WHERE source = @source AND stream = @stream;",
         p.checkpoints,
         // Read again: a variable that was set in a transaction may be rolled back with it.
         lease::other(&p.leases)
@@ -102,8 +105,7 @@ pub(in super::super) fn publish(p: &Publish<'_>) -> String {
     }
     let _ = write!(
         sql,
-        "DELETE FROM {0} WHERE source = @source AND stream = @stream;\n\
-         INSERT INTO {0} (source, stream, version, state, run_id, slice, published, deduplicated, updated_at)\n\
+        "INSERT INTO {0} (source, stream, version, state, run_id, slice, published, deduplicated, updated_at)\n\
          VALUES (@source, @stream, @expected_version + 1, @state, @run_id, @slice, \
          row_counts.kept, row_counts.staged - row_counts.kept, CURRENT_TIMESTAMP());\n\
          {1}\

@@ -82,6 +82,7 @@ IF stored != @expected_version OR holder IS NOT NULL OR row_counts.staged != @st
   SELECT 'refused' AS outcome, row_counts.staged AS staged, row_counts.kept AS kept, rejected AS rejected, (SELECT MAX(run_id) FROM `p`.`d`.`_drawoff_leases` WHERE source = @source AND run_id != @run_id) AS holder, 0 AS publishes;
   RETURN;
 END IF;
+DELETE FROM `p`.`d`.`_drawoff_checkpoints` WHERE source = @source AND stream = @stream;
 ";
 const DECLARE: &str = "\
 DECLARE stored INT64 DEFAULT 0;
@@ -90,7 +91,6 @@ DECLARE holder STRING DEFAULT NULL;
 DECLARE row_counts STRUCT<staged INT64, kept INT64> DEFAULT STRUCT(0, 0);
 ";
 const CHECKPOINT: &str = "\
-DELETE FROM `p`.`d`.`_drawoff_checkpoints` WHERE source = @source AND stream = @stream;
 INSERT INTO `p`.`d`.`_drawoff_checkpoints` (source, stream, version, state, run_id, slice, published, deduplicated, updated_at)
 VALUES (@source, @stream, @expected_version + 1, @state, @run_id, @slice, row_counts.kept, row_counts.staged - row_counts.kept, CURRENT_TIMESTAMP());
 INSERT INTO `p`.`d`.`_drawoff_loads` (`source`, `cursor_after`, version, staged, published, deduplicated, rejected, job, published_at)
