@@ -28,6 +28,7 @@ impl BigQuery {
             true => api.table(&table.name).await?,
             false => None,
         };
+        let mut there = Vec::new();
         match &resource {
             None => changes.extend(Plan::of_new(table)),
             Some(resource) => {
@@ -58,12 +59,14 @@ impl BigQuery {
                 if api.table(&rejected).await?.is_none() {
                     changes.extend(Plan::of_table(&rejected, None, &rejects::schema(), false)?);
                 }
+                there = evolved.schema.columns;
             }
         }
         let staged = self.quoted("_drawoff_stage_…");
         let publish = sql::Publish {
             spec: table,
             target: self.quoted(&table.name),
+            there,
             staged: Some(staged.clone()),
             rejects: Some((
                 self.quoted(&rejects::table_name(&table.name)),

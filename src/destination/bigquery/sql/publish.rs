@@ -7,6 +7,7 @@ use super::{audit, history, lease, list, merge, replace, staged};
 use crate::destination::bigquery::partitions::Partitions;
 use crate::destination::bigquery::spec;
 use crate::destination::{Disposition, TableSpec, rejects};
+use crate::schema::Column;
 
 /// What a publish is about. Tables are quoted names.
 pub(in super::super) struct Publish<'a> {
@@ -14,6 +15,8 @@ pub(in super::super) struct Publish<'a> {
     pub spec: &'a TableSpec,
     /// The table.
     pub target: String,
+    /// Its RECORDs as they are there; other columns need not be among them.
+    pub there: Vec<Column>,
     /// Its staged rows, where there are any.
     pub staged: Option<String>,
     /// The rejects table and its staged rows, where there are any.
@@ -127,7 +130,7 @@ fn rows(p: &Publish<'_>, key: Option<&[String]>) -> String {
         format!(
             "INSERT INTO {target} ({})\nSELECT {}\n{};\n",
             list(&spec.schema.columns),
-            staged::values(&spec.schema.columns),
+            staged::values(&spec.schema.columns, &p.there),
             staged::unique(spec, key, staged)
         )
     };
@@ -138,8 +141,8 @@ fn rows(p: &Publish<'_>, key: Option<&[String]>) -> String {
     if let Some(staged) = staged {
         sql.push_str(&match spec.disposition {
             Disposition::Append | Disposition::Replace => insert(staged),
-            Disposition::Merge => merge::merge(spec, target, staged, among.as_deref()),
-            Disposition::Scd2 => history::publish(spec, target, staged, among.as_deref()),
+            Disposition::Merge => merge::merge(spec, &p.there, target, staged, among.as_deref()),
+            Disposition::Scd2 => history::publish(spec, &p.there, target, staged, among.as_deref()),
         });
     }
     if p.closes {
