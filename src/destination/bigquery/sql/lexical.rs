@@ -12,11 +12,11 @@ const RESERVED: &str = "\
 
 /// Those that the statements here use for what they mean.
 const USED: &str = "\
-    AND ARRAY AS BY CASE CAST DEFAULT DESC DISTINCT ELSE END EXISTS FROM IF IN INTERVAL INTO IS LIMIT NOT NULL \
-    NULLS OR ORDER OVER PARTITION SELECT SET STRUCT THEN UNNEST WHEN WHERE WITH";
+    AND ARRAY AS BY CASE CAST DEFAULT DESC DISTINCT ELSE END EXISTS FALSE FROM IF IN INTERVAL INTO IS LIMIT NOT \
+    NULL NULLS OR ORDER OVER PARTITION SELECT SET STRUCT THEN UNNEST WHEN WHERE WITH";
 
 /// Those that end an expression, so that a comma or bracket may follow.
-const LAST: &str = "NULL DESC END";
+const LAST: &str = "NULL FALSE DESC END";
 
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
@@ -103,7 +103,7 @@ pub(in super::super) fn check(sql: &str) -> Result<(), String> {
             // `SELECT AS STRUCT`, `CAST(… AS ARRAY<…>)`
             t if t.is("AS") => {
                 let of_rows = a_type && at(i.checked_sub(2)).is("SELECT");
-                !of_rows && !(a_type && after.is_sign("<"))
+                !(of_rows || a_type && after.is_sign("<"))
             }
             t if t.is("DECLARE") || t.is("SET") || t.is_sign(".") => true,
             t if t.is_sign("<") => !(a_type && after.is_sign("<")),
