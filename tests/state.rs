@@ -483,6 +483,21 @@ async fn a_dry_run_says_what_would_happen_and_only_reads() {
         assert!(request.line.starts_with("GET "), "{request:?}");
     }
 
+    // Rows that go straight into the table have another plan.
+    let straight = "items: {primary_key: ~, table: {write_method: stream}}";
+    let keyed = std::fs::read_to_string(bench.path("connectors/shop.yaml")).unwrap();
+    bench.connector("shop", &connector(&api.url(), &[straight]));
+    let ran = bench
+        .run(&dry)
+        .await
+        .exits(0)
+        .says("create table `_drawoff_open_slices`")
+        .says("create table `_drawoff_runs`")
+        .says("note each slice in")
+        .says("write rows straight into");
+    assert!(!ran.stdout.contains("rows into `_drawoff_stage_"), "{ran}");
+    bench.connector("shop", &keyed);
+
     let bench = bench.env("BIGQUERY_EMULATOR_HOST", emulator.rest());
     bench.run(&args).await.exits(0);
     let tables = emulator.tables(&dataset);

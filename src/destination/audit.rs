@@ -81,7 +81,10 @@ pub fn load_columns() -> Vec<Column> {
             "records",
             "Records received. They are published, rejected, deduplicated or skipped.",
         ),
-        count("staged", "Rows handed to the destination."),
+        count(
+            "staged",
+            "Rows that the destination took in, without those that it refused.",
+        ),
         count(
             "published",
             "Rows that are in the table because of this slice.",
@@ -89,7 +92,7 @@ pub fn load_columns() -> Vec<Column> {
         count("rejected", "Records that went into the rejects table."),
         count(
             "deduplicated",
-            "Staged rows that a newer one with the same key replaced.",
+            "Staged rows that a newer one with the same key replaced, or that keeping history found unchanged.",
         ),
         count(
             "skipped",

@@ -117,8 +117,8 @@ pub trait Destination: StateStore {
 /// A slice being staged.
 #[async_trait]
 pub trait Slice: Send {
-    /// Is told, before the first batch, which checkpoint it builds on, and its version. Only a slice
-    /// whose rows show before it is published needs to know so early.
+    /// Is told, before the first batch, which checkpoint it builds on, and its version. A slice whose
+    /// rows show before it is published must know so early; others name the stream in what they leave.
     fn builds_on(&mut self, _key: &CheckpointKey, _version: u64) {}
 
     /// Takes a batch in. Bounded: waits rather than buffer without limit.

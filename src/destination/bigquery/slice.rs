@@ -8,7 +8,7 @@ use super::stage::Stage;
 use super::{BigQuery, spec};
 use crate::destination::{Absent, BatchKind, Disposition, Published, Slice, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
-use crate::state::CheckpointUpdate;
+use crate::state::{CheckpointKey, CheckpointUpdate};
 
 /// A slice being staged in BigQuery.
 pub(super) struct BigQuerySlice {
@@ -105,6 +105,11 @@ impl BigQuerySlice {
 
 #[async_trait]
 impl Slice for BigQuerySlice {
+    fn builds_on(&mut self, key: &CheckpointKey, _version: u64) {
+        self.rows.is_for(key);
+        self.rejects.is_for(key);
+    }
+
     async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {
         match kind {
             BatchKind::Rows => {

@@ -92,11 +92,6 @@ impl Query<'_> {
         let clash = self.transaction && failure.is_of_job() && failure.reason == "invalidQuery";
         (clash && attempts < CLASHES).then(|| AFTER_A_CLASH.delay(attempts))
     }
-
-    fn label(&self, key: &str) -> &str {
-        let found = self.labels.iter().find(|(k, _)| *k == key);
-        found.map_or("", |(_, value)| value)
-    }
 }
 
 impl Api {
@@ -172,6 +167,9 @@ impl Api {
             Err(f) if f.status == Some(400) => return Ok(Ended::Failed(f)),
             Err(f) => return Err(self.refused(f)),
         };
+        let stream = label_of(&query.labels, "drawoff_stream");
+        // Known even where its end will not be.
+        self.spent(stream, |spent| spent.add(&id, 0));
         let job = self
             .follow(&query.what, &id, job, LONGEST_POLL, Duration::MAX)
             .await?;
@@ -179,12 +177,7 @@ impl Api {
             .as_str()
             .and_then(|n| n.parse().ok())
             .unwrap_or(0);
-        self.spent(query.label("drawoff_stream"), |spent| {
-            if !spent.jobs.contains(&id) {
-                spent.jobs.push(id.clone());
-                spent.bytes_billed += billed;
-            }
-        });
+        self.spent(stream, |spent| spent.add(&id, billed));
         if let Some(failure) = failure_of(&query.what, &job) {
             return Ok(Ended::Failed(failure));
         }
@@ -409,6 +402,12 @@ fn job_id(query: &Query<'_>, attempt: u32, place: &str) -> String {
     let digest = hash.finalize();
     let hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
     format!("drawoff_{hex}_{attempt}")
+}
+
+/// The value of a label; empty where there is none.
+pub(in super::super) fn label_of<'a>(labels: &[(&str, &'a str)], key: &str) -> &'a str {
+    let found = labels.iter().find(|(k, _)| *k == key);
+    found.map_or("", |(_, value)| value)
 }
 
 /// Labels of a job or table, made to fit.
