@@ -13,7 +13,7 @@ use super::manifest::{Manifest, Part, Pending, Stored};
 use super::merge::{Existing, Kept, KeyFile, Keys, copy_kept, superseded};
 use super::staging::StagingFolder;
 use crate::destination::blocking::Worker;
-use crate::destination::key::{Key, check_shape, schema_of};
+use crate::destination::key::{Key, check_filled, check_shape, schema_of};
 use crate::destination::{
     Absent, BatchKind, Disposition, Published, Slice, TableSpec, lease_lost, rejects,
     version_conflict,
@@ -132,7 +132,7 @@ impl Work {
             return self.rejects.write(batch);
         }
         if let Some((key, file)) = &mut self.key {
-            key.check(&self.table.name, batch)?;
+            check_filled(&self.table, batch)?;
             file.add(batch, &key.columns)?;
         }
         self.staged += batch.num_rows() as u64;
