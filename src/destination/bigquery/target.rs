@@ -44,16 +44,21 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// Path of a table's resource in BigQuery's API.
-    pub(super) fn table_path<'a>(&'a self, table: &'a str) -> [&'a str; 6] {
+    /// Path of the list of tables in BigQuery's API.
+    pub(super) fn tables_path(&self) -> [&str; 5] {
         [
             "projects",
             &self.project,
             "datasets",
             &self.dataset,
             "tables",
-            table,
         ]
+    }
+
+    /// Path of a table's resource.
+    pub(super) fn table_path<'a>(&'a self, table: &'a str) -> [&'a str; 6] {
+        let [projects, project, datasets, dataset, tables] = self.tables_path();
+        [projects, project, datasets, dataset, tables, table]
     }
 }
 

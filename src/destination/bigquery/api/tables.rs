@@ -181,13 +181,7 @@ impl Api {
             .rest(Rest {
                 what: format!("create table {}", self.table_name(table)),
                 method: Method::POST,
-                path: &[
-                    "projects",
-                    &target.project,
-                    "datasets",
-                    &target.dataset,
-                    "tables",
-                ],
+                path: &target.tables_path(),
                 query: &[],
                 body: Some(&body),
                 if_match: None,
@@ -247,13 +241,7 @@ impl Api {
         let list = Rest {
             what: format!("list the tables of {}", self.dataset_name()),
             method: Method::GET,
-            path: &[
-                "projects",
-                &target.project,
-                "datasets",
-                &target.dataset,
-                "tables",
-            ],
+            path: &target.tables_path(),
             query: &[("maxResults", "1000")],
             body: None,
             if_match: None,
