@@ -9,6 +9,7 @@ pub mod bigquery;
 mod blocking;
 pub mod files;
 mod key;
+mod leases;
 mod plan;
 pub mod rejects;
 pub mod sqlite;

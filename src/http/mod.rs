@@ -6,10 +6,14 @@
 mod body;
 mod classify;
 mod client;
+mod connect;
+mod failure;
 mod headers;
 mod network;
+mod options;
 mod origin;
 mod rate;
+mod redirect;
 mod retry;
 mod tls;
 
@@ -26,7 +30,8 @@ use crate::error::Result;
 use crate::telemetry::Meter;
 
 pub use classify::expect_json;
-pub use client::{HttpClient, HttpOptions};
+pub use client::HttpClient;
+pub use options::HttpOptions;
 pub use origin::{Origins, shown};
 pub use retry::RetryPolicy;
 

@@ -2,9 +2,13 @@
 
 mod insert_all;
 mod job;
+mod pages;
+mod query;
 mod tables;
 
-pub(super) use job::{Ended, Query, Row, failure_of, label_of, labels};
+pub(super) use job::{failure_of, label_of, labels};
+pub(super) use pages::Row;
+pub(super) use query::{Ended, Query};
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,9 +3,10 @@
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 
+use super::BigQuery;
 use super::partitions::Partitions;
 use super::stage::Stage;
-use super::{BigQuery, spec};
+use crate::destination::key::check_filled;
 use crate::destination::{Absent, BatchKind, Disposition, Published, Slice, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{CheckpointKey, CheckpointUpdate};
@@ -113,7 +114,7 @@ impl Slice for BigQuerySlice {
     async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {
         match kind {
             BatchKind::Rows => {
-                spec::check_keys(&self.spec, &batch)?;
+                check_filled(&self.spec, &batch)?;
                 if let Some(partitions) = &mut self.partitions {
                     partitions.add_batch(&batch)?;
                     partitions.check(&self.spec.name)?;

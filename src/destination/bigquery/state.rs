@@ -143,7 +143,7 @@ impl StateStore for BigQuery {
             run.publishes_in_a_day = spent.publishes_in_a_day;
         }
         self.ensure_runs().await?;
-        let columns: Vec<String> = audit::run_columns().into_iter().map(|c| c.name).collect();
+        let columns = audit::run_column_names();
         for runs in runs.chunks(RECORDS_AT_ONCE) {
             let Some(first) = runs.first() else { continue };
             let rows: Vec<Vec<Cell>> = runs.iter().map(audit::run_cells).collect();

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::staged::POSITION;
 use super::{audit, history, lease, list, merge, replace, staged};
 use crate::destination::bigquery::partitions::Partitions;
-use crate::destination::bigquery::spec;
+use crate::destination::key::unique_key;
 use crate::destination::{Disposition, TableSpec, rejects};
 
 /// What a publish is about. Tables are quoted names.
@@ -57,7 +57,7 @@ pub(in super::super) mod answer {
 /// Two such scripts never both go through: each deletes the checkpoint's row, which [`super::seed`] has made
 /// sure is there, and BigQuery cancels a transaction that mutates a table which another one mutates.
 pub(in super::super) fn publish(p: &Publish<'_>) -> String {
-    let key = spec::unique_key(p.spec);
+    let key = unique_key(p.spec);
     let mut sql = String::from(
         "DECLARE stored INT64 DEFAULT 0;\n\
          DECLARE rejected INT64 DEFAULT 0;\n\
