@@ -259,8 +259,8 @@ impl BigQuerySlice {
                 mark: unique_mark(),
             };
             for row in self.destination.api().query(&query).await? {
-                let at = row.get(sql::positions::AT).and_then(Option::as_deref);
-                let number = at.map(str::parse).transpose().map_err(|e| {
+                let start = row.get(sql::positions::START).and_then(Option::as_deref);
+                let number = start.map(str::parse).transpose().map_err(|e| {
                     Error::destination(format!(
                         "could not {}: a partition in the answer is no number",
                         query.what

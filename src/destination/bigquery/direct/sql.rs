@@ -250,6 +250,7 @@ pub(super) fn publish(p: &Publish) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::sql::lexical;
     use super::*;
 
     fn publish_of(journaled: bool, rejected: bool) -> String {
@@ -303,6 +304,26 @@ SELECT 'published' AS outcome, open AS open, rejected AS rejected, holder AS hol
     fn a_slice_without_rows_needs_no_journal() {
         let sql = publish_of(false, false);
         assert!(!sql.contains('J') && !sql.contains("@slice_id"), "{sql}");
+    }
+
+    #[test]
+    fn no_name_is_a_reserved_word() {
+        let mut all = vec![
+            open("J", "C", "L"),
+            open_again("J", "A"),
+            list("J"),
+            claim("J"),
+            forget("J"),
+            stage_rejects("S"),
+        ];
+        for yes in [true, false] {
+            all.push(publish_of(yes, yes));
+            all.push(delete("T", yes));
+            all.push(count("T", yes, yes));
+        }
+        for sql in all {
+            lexical::check(&sql).unwrap();
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) mod audit;
 mod checkpoints;
 mod history;
 mod lease;
+#[cfg(test)]
+pub(super) mod lexical;
 mod merge;
 pub(super) mod positions;
 mod publish;

@@ -10,7 +10,7 @@ use crate::schema::landing::column;
 
 /// The column of both answers: the start of a partition, in days since 1970 for a DATE, else
 /// in microseconds.
-pub(in super::super) const AT: &str = "at";
+pub(in super::super) const START: &str = "position_start";
 
 /// The partitions of the rows that a publish changes because their key is staged.
 pub(in super::super) fn matched(
@@ -58,7 +58,7 @@ fn positions(partitions: &Partitions, target: &str, which: &str) -> String {
     let within = |before: &str| {
         format!("IF({column} < {first}, {before}, IF({column} >= {end}, {end}, {column}))")
     };
-    let at = match partitions.kind() {
+    let start = match partitions.kind() {
         ColumnType::Date => format!(
             "UNIX_DATE(DATE_TRUNC({}, {unit}))",
             within("DATE '1959-01-01'")
@@ -74,7 +74,7 @@ fn positions(partitions: &Partitions, target: &str, which: &str) -> String {
     };
     // All rows pass the first condition, which a table that requires a partition filter asks for.
     format!(
-        "SELECT DISTINCT {at} AS {AT}\nFROM {target} AS {OLD}\n\
+        "SELECT DISTINCT {start} AS {START}\nFROM {target} AS {OLD}\n\
          WHERE ({column} < {end} OR {column} >= {end} OR {column} IS NULL)\n  AND {which}\n\
          LIMIT {}",
         MOST_TOUCHED + 4

@@ -1,6 +1,7 @@
 //! The statements as they are sent.
 
 use super::*;
+use crate::destination::audit::Cell;
 use crate::destination::bigquery::partitions::Partitions;
 use crate::destination::{Disposition, PartitionUnit, Partitioning, TableSpec};
 use crate::schema::{Column, ColumnType, Mode, TableSchema};
@@ -170,7 +171,7 @@ fn old_places_are_asked_of_key_and_partition_alone() {
     let asked = |which: &str| {
         format!(
             "SELECT DISTINCT UNIX_DATE(DATE_TRUNC(IF(_drawoff_old.`day` < DATE '1960-01-01', DATE '1959-01-01', \
-             IF(_drawoff_old.`day` >= DATE '2160-01-01', DATE '2160-01-01', _drawoff_old.`day`)), DAY)) AS at\n\
+             IF(_drawoff_old.`day` >= DATE '2160-01-01', DATE '2160-01-01', _drawoff_old.`day`)), DAY)) AS position_start\n\
              FROM `p`.`d`.`tickets` AS _drawoff_old\n\
              WHERE (_drawoff_old.`day` < DATE '2160-01-01' OR _drawoff_old.`day` >= DATE '2160-01-01' OR _drawoff_old.`day` IS NULL)\n  \
              AND {which}\nLIMIT 4004"
@@ -330,6 +331,76 @@ fn records_with_geographies_are_put_together_again() {
          IF(STARTS_WITH(_drawoff_item0.`at`, '{'), ST_GEOGFROMGEOJSON(_drawoff_item0.`at`), ST_GEOGFROMTEXT(_drawoff_item0.`at`)) AS `at`)) \
          FROM UNNEST(`stops`) AS _drawoff_item0 WITH OFFSET AS _drawoff_at0 ORDER BY _drawoff_at0) AS `stops`\n"
     ));
+}
+
+/// Every statement of this module, in all the forms that differ in their words.
+fn every_statement() -> Vec<String> {
+    let mut all = vec![
+        widen("T", "end", "NUMERIC(10, 2)"),
+        checkpoints::seed("C"),
+        checkpoints::last_publish("C"),
+        acquire("L"),
+        seed_lease("L"),
+        renew("L"),
+        release("L"),
+        record_runs(
+            "R",
+            &["run_id".into(), "at".into(), "rows".into()],
+            &[vec![
+                Cell::Text(None),
+                Cell::Time(jiff::Timestamp::UNIX_EPOCH),
+                Cell::Count(1),
+            ]],
+        ),
+    ];
+    let places = [Some(20_454), None];
+    for disposition in [
+        Disposition::Append,
+        Disposition::Merge,
+        Disposition::Replace,
+        Disposition::Scd2,
+    ] {
+        let mut spec = daily(spec(disposition));
+        spec.schema.columns.extend([
+            Column::new("place", ColumnType::Geography),
+            Column::new("stops", ColumnType::Record)
+                .mode(Mode::Repeated)
+                .fields(vec![Column::new("at", ColumnType::Geography)]),
+        ]);
+        for staged in [true, false] {
+            all.push(publish(&Publish {
+                among: Some(days(&spec, &places)),
+                closes: true,
+                closed: Some(days(&spec, &places)),
+                loads: (
+                    table("p", "d", "_drawoff_loads"),
+                    crate::destination::audit::LOAD_PARAMETERS.to_vec(),
+                ),
+                ..about(&spec, staged, staged)
+            }));
+        }
+        for kind in [
+            ColumnType::Date,
+            ColumnType::DateTime,
+            ColumnType::Timestamp,
+        ] {
+            if let Some(day) = spec.schema.columns.iter_mut().find(|c| c.name == "day") {
+                day.kind = kind;
+            }
+            let none = days(&spec, &[]);
+            all.push(positions::matched(&spec, &none, "T", "S"));
+            all.push(positions::unlisted(&spec, &none, "T", Some("S")));
+            all.push(positions::unlisted(&spec, &none, "T", None));
+        }
+    }
+    all
+}
+
+#[test]
+fn no_name_is_a_reserved_word() {
+    for sql in every_statement() {
+        lexical::check(&sql).unwrap();
+    }
 }
 
 #[test]
