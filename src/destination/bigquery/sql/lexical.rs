@@ -103,7 +103,7 @@ pub(in super::super) fn check(sql: &str) -> Result<(), String> {
             // `SELECT AS STRUCT`, `CAST(… AS ARRAY<…>)`
             t if t.is("AS") => {
                 let of_rows = a_type && at(i.checked_sub(2)).is("SELECT");
-                !of_rows && !(a_type && after.is_sign("<"))
+                !(of_rows || a_type && after.is_sign("<"))
             }
             t if t.is("DECLARE") || t.is("SET") || t.is_sign(".") => true,
             t if t.is_sign("<") => !(a_type && after.is_sign("<")),
