@@ -2,6 +2,18 @@
 //! limit, bounds bodies, guards origins, classifies answers and holds the only retry ring.
 //!
 //! It declares [`Sign`], which puts credentials on a request; `auth` implements it.
+//!
+//! | module | owns |
+//! |---|---|
+//! | here | requests, answers, and who signs them |
+//! | `client` | a request's way, and the retry ring |
+//! | `options` | how a source's requests are sent |
+//! | `connect` `tls` `network` | the clients beneath; certificates; which addresses may be reached |
+//! | `origin` | where requests may go |
+//! | `rate` `retry` | when one may go out; when it is sent again |
+//! | `redirect` | which redirects are followed |
+//! | `classify` `headers` `body` | what an answer means; what its head says; its bytes |
+//! | `failure` | attempts without a usable answer |
 
 mod body;
 mod classify;
