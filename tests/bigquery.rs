@@ -642,6 +642,106 @@ async fn tables_grow_new_columns_and_refuse_what_cannot_be() {
     );
 }
 
+/// BigQuery copies RECORDs by the place of their fields, which the emulator does not: what shows here is
+/// that the statements run, and that each value has its field.
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_records_are_matched_by_name() {
+    let (a, b) = (
+        Column::new("a", ColumnType::Int64),
+        Column::new("b", ColumnType::String),
+    );
+    let record =
+        |name: &str, fields: Vec<Column>| Column::new(name, ColumnType::Record).fields(fields);
+    let id = Column::new("id", ColumnType::Int64).mode(Mode::Required);
+    let table = |columns: Vec<Column>, disposition| TableSpec {
+        schema: TableSchema { columns },
+        disposition,
+        cursor: None,
+        ..people(disposition)
+    };
+    let more = record("more", vec![a.clone()]).mode(Mode::Repeated);
+    for disposition in [
+        Disposition::Merge,
+        Disposition::Append,
+        Disposition::Replace,
+    ] {
+        let dataset = Emulator::get().dataset("records");
+        let bigquery = destination(&dataset);
+        let first = table(
+            vec![
+                id.clone(),
+                record(
+                    "r",
+                    vec![
+                        a.clone(),
+                        b.clone(),
+                        record("inner", vec![a.clone(), b.clone()]),
+                        more.clone(),
+                    ],
+                ),
+                record("l", vec![a.clone(), b.clone()]).mode(Mode::Repeated),
+            ],
+            disposition,
+        );
+        bigquery.prepare(&first).await.unwrap();
+        let before = json!({
+            "id": 1, "l": [{"a": 1, "b": "old"}],
+            "r": {"a": 1, "b": "old", "inner": {"a": 2, "b": "old"}, "more": [{"a": 3}]},
+        });
+        let mut slice = bigquery.open(&first, "run0", "all").await.unwrap();
+        let rows = crate::support::rows::batch(&first.schema, &[before.clone()]);
+        slice.stage(BatchKind::Rows, rows).await.unwrap();
+        slice.publish(&update(0, "run0", "c")).await.unwrap();
+
+        // The stream's schema names fields in another order, and fewer of them.
+        let second = table(
+            vec![
+                id.clone(),
+                record("l", vec![b.clone(), a.clone()]).mode(Mode::Repeated),
+                record(
+                    "r",
+                    vec![record("inner", vec![b.clone()]), b.clone(), a.clone()],
+                ),
+            ],
+            disposition,
+        );
+        bigquery.prepare(&second).await.unwrap();
+        let new = |id: i64| {
+            json!({
+                "id": id, "l": [{"b": "x", "a": 1}, {"b": "y", "a": 2}],
+                "r": {"inner": {"b": "in"}, "b": "new", "a": 9},
+            })
+        };
+        let rows = [new(1), new(2), json!({"id": 3})];
+        let rows = crate::support::rows::batch(&second.schema, &rows);
+        let mut slice = bigquery.open(&second, "run1", "all").await.unwrap();
+        slice.stage(BatchKind::Rows, rows).await.unwrap();
+        slice.publish(&update(1, "run1", "c")).await.unwrap();
+
+        let written = |id: i64, x: Value, more: Value| {
+            json!({
+                "id": id, "l": [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}],
+                "r": {"a": 9, "b": "new", "inner": {"a": x, "b": "in"}, "more": more},
+            })
+        };
+        let mut expected = vec![
+            written(1, Value::Null, json!([])),
+            written(2, Value::Null, json!([])),
+            json!({"id": 3, "l": [], "r": null}),
+        ];
+        match disposition {
+            // What the schema lacks keeps its values, as whole columns do.
+            Disposition::Merge => expected[0] = written(1, json!(2), json!([{"a": 3}])),
+            Disposition::Append => expected.insert(0, before),
+            _ => {}
+        }
+        let found = Emulator::get().query(&format!(
+            "SELECT id, r, l FROM `{PROJECT}.{dataset}.people` ORDER BY id, r.b DESC"
+        ));
+        assert_eq!(found, json!(expected), "{disposition:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_without_their_key_are_an_error() {
     let dataset = Emulator::get().dataset("keys");

@@ -595,6 +595,42 @@ async fn rows_taken_twice_are_not_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_are_deleted_though_others_get_in_the_way() {
+    let dataset = Emulator::get().dataset("direct_clash");
+    let spec = people(WriteMethod::Stream);
+    let to = destination(&dataset);
+    to.prepare(&spec).await.unwrap();
+    let dead = sent(&to, &spec, 0, "r0", up_to(3)).await;
+    // As `kill -9` would leave it.
+    std::mem::forget(dead);
+    shows(&dataset, 3).await;
+
+    // As BigQuery answers when another transaction is changing the table.
+    let clashes = Arc::new(AtomicUsize::new(2));
+    let left = clashes.clone();
+    let next = meddled(&dataset, move |method, _, body| {
+        let sql = body["configuration"]["query"]["query"]
+            .as_str()
+            .unwrap_or_default();
+        let deletes = method == "POST" && sql.starts_with("DELETE") && sql.contains("`people`");
+        let one_less = |n: usize| n.checked_sub(1);
+        if !deletes
+            || left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+                .is_err()
+        {
+            return Meddling::Pass;
+        }
+        let why = json!({"reason": "invalidQuery", "message": "aborted due to concurrent update"});
+        Meddling::Answer(400, json!({"error": {"errors": [why], "message": "…"}}))
+    })
+    .await;
+    assert_eq!(next.take_back(&spec, &key()).await.unwrap().len(), 1);
+    assert_eq!(clashes.load(Ordering::SeqCst), 0);
+    assert_eq!(ids(&dataset, "people").await, [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_in_the_streaming_buffer_are_waited_for() {
     let dataset = Emulator::get().dataset("direct_buffer");
     let spec = people(WriteMethod::InsertAll);

@@ -264,6 +264,10 @@ fn malformed_files_are_told_to_the_letter() {
              acme.yaml:11:27: `cursor` names `created`, which is no column of stream `typed` -> did you mean `created_at`?\n",
         ),
         (
+            "streams:\n  typed: {primary_key: price}\n",
+            "acme.yaml:7:24: column `price` of stream `typed` is FLOAT64, unfit for `primary_key` -> a FLOAT64 is never sure to equal another: declare it as INT64, NUMERIC or STRING\n",
+        ),
+        (
             "streams:\n  typed:\n    primary_key: id\n    table: {partition_by: _extracted_at, cluster_by: kind}\n    add_columns: {kind: x}\n    incremental: {cursor: meta.at, since_param: s}\n",
             "",
         ),

@@ -149,7 +149,10 @@ impl Fit<'_> {
                 mode != Mode::Repeated
                     && !matches!(
                         kind,
-                        ColumnType::Json | ColumnType::Geography | ColumnType::Record
+                        ColumnType::Float64
+                            | ColumnType::Json
+                            | ColumnType::Geography
+                            | ColumnType::Record
                     )
             });
         }
@@ -213,6 +216,9 @@ impl Fit<'_> {
             Found::Typed(kind, mode) if fit(kind, mode) => {}
             Found::Typed(kind, mode) => {
                 let hint = match key {
+                    "primary_key" if kind == ColumnType::Float64 => {
+                        "a FLOAT64 is never sure to equal another: declare it as INT64, NUMERIC or STRING"
+                    }
                     "primary_key" => "a key can be compared: no JSON, GEOGRAPHY, RECORD or list",
                     "partition_by" => "tables are partitioned by a DATE, DATETIME or TIMESTAMP",
                     "cluster_by" => {

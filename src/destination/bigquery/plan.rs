@@ -6,6 +6,7 @@ use super::{BigQuery, CHECKPOINTS, LEASES, OPEN_SLICES, shape, spec, sql};
 use crate::destination::audit::{self, LOADS, RUNS};
 use crate::destination::{Absent, Plan, TableSpec, WriteMethod, rejects};
 use crate::error::Result;
+use crate::schema::Column;
 
 impl BigQuery {
     pub(super) async fn plan_table(&self, table: &TableSpec) -> Result<Plan> {
@@ -31,6 +32,7 @@ impl BigQuery {
             true => api.table(&table.name).await?,
             false => None,
         };
+        let mut there = Vec::new();
         match &resource {
             None => changes.extend(Plan::of_new(table)),
             Some(resource) => {
@@ -61,11 +63,12 @@ impl BigQuery {
                 if api.table(&rejected).await?.is_none() {
                     changes.extend(Plan::of_table(&rejected, None, &rejects::schema(), false)?);
                 }
+                there = evolved.schema.columns;
             }
         }
         let (mut steps, sql) = match table.write_method.is_direct() {
             true => self.plan_direct(table),
-            false => self.plan_staged(table),
+            false => self.plan_staged(table, there),
         };
         steps.push(format!(
             "publish into `{target}.{}` ({}): one query job a slice in project `{}`, billed for the bytes it reads{}",
@@ -85,7 +88,7 @@ impl BigQuery {
     }
 
     /// How rows come in through a staging table, and the script that publishes them.
-    fn plan_staged(&self, table: &TableSpec) -> (Vec<String>, String) {
+    fn plan_staged(&self, table: &TableSpec, there: Vec<Column>) -> (Vec<String>, String) {
         let staged = self.quoted("_drawoff_stage_…");
         let mut steps = vec![match table.write_method {
             WriteMethod::LoadJob => format!("load rows into {staged}: load jobs, free"),
@@ -107,6 +110,7 @@ impl BigQuery {
         let publish = sql::Publish {
             spec: table,
             target: self.quoted(&table.name),
+            there,
             staged: Some(staged),
             rejects: Some((
                 self.quoted(&rejects::table_name(&table.name)),

@@ -4,13 +4,14 @@ use super::api::{Api, Ended, Query, Row};
 use super::partitions::Partitions;
 use super::slice::BigQuerySlice;
 use super::stage::Stage;
-use super::{BigQuery, CHECKPOINTS, LEASES, spec, sql, unique_mark};
+use super::{BigQuery, CHECKPOINTS, LEASES, shape, spec, sql, unique_mark};
 use crate::destination::audit::{self, LOADS};
 use crate::destination::{
     Absent, Disposition, Published, TableSpec, lease_lost, rejects, version_conflict,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::Failure;
+use crate::schema::{Column, ColumnType};
 use crate::state::CheckpointUpdate;
 
 impl BigQuerySlice {
@@ -57,6 +58,7 @@ impl BigQuerySlice {
             sql: sql::publish(&sql::Publish {
                 spec: &self.spec,
                 target: destination.quoted(&self.spec.name),
+                there: self.records().await?,
                 staged,
                 rejects: self.staging_of(&self.rejects).map(|staged| {
                     (
@@ -291,6 +293,16 @@ impl BigQuerySlice {
         all.extend(&closed);
         all.check(&spec.name)?;
         Ok((Some(among), Some(closed)))
+    }
+
+    /// The table's RECORDs as they are now: prepared, or changed by somebody since.
+    async fn records(&self) -> Result<Vec<Column>> {
+        let wanted = &self.spec.schema.columns;
+        if !wanted.iter().any(|c| c.kind == ColumnType::Record) {
+            return Ok(Vec::new());
+        }
+        let resource = self.destination.api().table(&self.spec.name).await?;
+        shape::records(&self.spec.name, &resource.unwrap_or_default(), wanted)
     }
 
     fn staging_of(&self, stage: &Stage) -> Option<String> {

@@ -75,6 +75,21 @@ pub(super) fn from_resource(table: &str, resource: &Value) -> Result<TableSchema
     })
 }
 
+/// A table resource's columns of those names, where RECORDs are wanted.
+///
+/// # Errors
+/// As [`from_resource`], of a column inside one of them.
+pub(super) fn records(table: &str, resource: &Value, wanted: &[Column]) -> Result<Vec<Column>> {
+    let fields = resource["schema"]["fields"].as_array();
+    let records: Vec<Value> = fields
+        .map_or(&[][..], Vec::as_slice)
+        .iter()
+        .filter(|f| find(wanted, f).is_some_and(|c| c.kind == ColumnType::Record))
+        .cloned()
+        .collect();
+    from_fields(table, &records)
+}
+
 fn from_fields(table: &str, fields: &[Value]) -> Result<Vec<Column>> {
     /// What [`Column`] knows of a field; BigQuery adds attributes over time.
     const KNOWN: [&str; 10] = [
@@ -341,6 +356,17 @@ mod tests {
         assert_eq!(staged[2].mode, Mode::Repeated);
         assert_eq!(staged[2].fields[0].mode, Mode::Nullable);
         assert_eq!(staged[3].name, "_seq");
+    }
+
+    #[test]
+    fn records_are_read_as_they_are_there() {
+        let mut there = existing();
+        there.push(json!({"name": "x", "type": "RANGE"}));
+        let resource = json!({"schema": {"fields": there}});
+        let found = records("t", &resource, &wanted()).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].fields[0].name, "a");
+        assert_eq!(records("t", &Value::Null, &wanted()).unwrap(), []);
     }
 
     #[test]

@@ -81,6 +81,16 @@ pub(super) fn check(spec: &TableSpec) -> Result<()> {
         if !comparable(column) {
             return fail(format!("`{}` cannot be part of a key", column.name));
         }
+        if column.kind == ColumnType::Float64 {
+            // Nor does NaN equal NaN, so such a row would be added by every run.
+            return fail(format!(
+                "`{}` is a FLOAT64, by which BigQuery does not group rows, so it cannot be part of a key",
+                column.name
+            ))
+            .map_err(|e| {
+                e.hint("declare the column as INT64, NUMERIC or STRING in the stream's schema")
+            });
+        }
     }
     if let (Some(_), Some(cursor)) = (unique_key(spec), &spec.cursor) {
         let column = find(cursor, "cursor")?;
@@ -255,6 +265,14 @@ mod tests {
                 "cannot be clustered by `f`",
             ),
             (spec(vec![Column::new("_seq", ColumnType::Int64)]), "`_seq`"),
+            (
+                TableSpec {
+                    disposition: Disposition::Merge,
+                    primary_key: vec!["F".into()],
+                    ..spec(vec![Column::new("f", ColumnType::Float64)])
+                },
+                "`f` is a FLOAT64",
+            ),
         ];
         for (spec, expected) in cases {
             let error = check(&spec).unwrap_err();
@@ -262,5 +280,13 @@ mod tests {
             assert!(error.to_string().contains(expected), "{error}");
         }
         check(&spec(vec![id()])).unwrap();
+        // A cursor orders rows, which a FLOAT64 can.
+        check(&TableSpec {
+            disposition: Disposition::Merge,
+            primary_key: vec!["id".into()],
+            cursor: Some("f".into()),
+            ..spec(vec![id(), Column::new("f", ColumnType::Float64)])
+        })
+        .unwrap();
     }
 }

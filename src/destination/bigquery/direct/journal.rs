@@ -35,9 +35,6 @@ const EARLIER: i64 = 24 * 3600;
 /// How often rows are looked for until all can be read, which takes seconds: about half a minute.
 const MOST_LOOKS: u32 = 6;
 
-/// Attempts of a deletion that BigQuery cancelled for a passing reason.
-const ATTEMPTS: u32 = 8;
-
 /// A slice that is open.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -390,10 +387,11 @@ impl BigQuery {
                 Ended::Failed(failure) => failure,
             };
             attempt += 1;
-            if !failure.is_transient() || attempt == ATTEMPTS {
-                break failure;
+            // Others may be changing the table: those of a merge, or of somebody's own.
+            match delete.again(&failure, attempt) {
+                Some(delay) => self.api().sleep(delay).await,
+                None => break failure,
             }
-            self.api().sleep(RetryPolicy::BIGQUERY.delay(attempt)).await;
         };
         // BigQuery has no reason code of its own for rows that are still in its streaming buffer, so
         // their age decides.

@@ -172,7 +172,8 @@ pub(super) const OPEN: &str = "open";
 /// The script that publishes a slice whose rows are all in the table: parameters `source`, `stream`,
 /// `slice_id`, `expected_version`, `state`, `sent`, `rejected`, and those of its row in the table of loads.
 /// It changes nothing unless the stored version is the expected one, no other run holds the source's
-/// lease, and nobody has begun to take the slice back.
+/// lease, and nobody has begun to take the slice back. Its first change is of the table that all publishes
+/// mutate, so that one that has to give way to another does so at once.
 ///
 /// The rows themselves it leaves alone: a transaction cannot change rows that were just streamed.
 pub(super) fn publish(p: &Publish) -> String {
@@ -208,7 +209,9 @@ pub(super) fn publish(p: &Publish) -> String {
          ROLLBACK TRANSACTION;\n  \
          SELECT 'refused' AS {OUTCOME}, open AS {OPEN}, rejected AS {REJECTED}, {holder} AS {HOLDER}, 0 AS {PUBLISHES};\n  \
          RETURN;\n\
-         END IF;",
+         END IF;\n\
+         DELETE FROM {} WHERE source = @source AND stream = @stream;",
+        p.checkpoints,
         OUTCOME = answer::OUTCOME,
         REJECTED = answer::REJECTED,
         HOLDER = answer::HOLDER,
@@ -231,8 +234,7 @@ pub(super) fn publish(p: &Publish) -> String {
     }
     let _ = write!(
         sql,
-        "DELETE FROM {0} WHERE source = @source AND stream = @stream;\n\
-         INSERT INTO {0} (source, stream, version, state, run_id, slice, published, deduplicated, updated_at)\n\
+        "INSERT INTO {0} (source, stream, version, state, run_id, slice, published, deduplicated, updated_at)\n\
          VALUES (@source, @stream, @expected_version + 1, @state, @run_id, @slice, @sent, 0, CURRENT_TIMESTAMP());\n\
          {1}\
          COMMIT TRANSACTION;\n\
@@ -285,11 +287,11 @@ IF stored != @expected_version OR holder IS NOT NULL OR open != 1 OR rejected !=
   SELECT 'refused' AS outcome, open AS open, rejected AS rejected, (SELECT MAX(run_id) FROM L WHERE source = @source AND run_id != @run_id) AS holder, 0 AS publishes;
   RETURN;
 END IF;
+DELETE FROM C WHERE source = @source AND stream = @stream;
 INSERT INTO R (`stream`, `reason`, `path`, `record`, `_extracted_at`, `_run_id`)
 SELECT `stream`, `reason`, `path`, `record`, `_extracted_at`, `_run_id`
 FROM S;
 DELETE FROM J WHERE slice_id = @slice_id AND source = @source AND stream = @stream;
-DELETE FROM C WHERE source = @source AND stream = @stream;
 INSERT INTO C (source, stream, version, state, run_id, slice, published, deduplicated, updated_at)
 VALUES (@source, @stream, @expected_version + 1, @state, @run_id, @slice, @sent, 0, CURRENT_TIMESTAMP());
 INSERT INTO A (`source`, version, staged, published, deduplicated, rejected, job, published_at)

@@ -5,13 +5,15 @@ use super::merge::{self, NEW, OLD, also, same_key};
 use super::staged;
 use super::{assign, ident, list};
 use crate::destination::TableSpec;
+use crate::schema::Column;
 use crate::schema::landing::column::{ROW_HASH, VALID_FROM, VALID_TO};
 
 /// Ends current versions that differ, counts the staged rows that have no current version then, and
 /// adds these; among the rows that pass `filter`, which has to let every current version through that
-/// has a staged key.
+/// has a staged key. The table's RECORDs are `there`.
 pub(super) fn publish(
     spec: &TableSpec,
+    there: &[Column],
     target: &str,
     staged: &str,
     filter: Option<&str>,
@@ -39,7 +41,7 @@ pub(super) fn publish(
         assign(VALID_TO, &format!("{NEW}.{}", ident(VALID_FROM))),
         needed.join(", "),
         list(columns),
-        staged::values(columns),
+        staged::values(columns, there),
         hash = ident(ROW_HASH),
     )
 }

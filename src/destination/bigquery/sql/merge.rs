@@ -5,9 +5,9 @@
 //! transaction. Both statements read only the partitions that the filter names; what they bill is what
 //! MERGE would.
 
-use super::staged;
-use super::{assign, ident, list};
+use super::{assign, ident, list, records, staged};
 use crate::destination::TableSpec;
+use crate::schema::Column;
 use crate::schema::landing::column;
 
 /// Alias of the table's rows in a publish.
@@ -16,17 +16,28 @@ pub(super) const OLD: &str = "_drawoff_old";
 pub(super) const NEW: &str = "_drawoff_new";
 
 /// Merges the staged rows into the rows that pass `filter`, which has to let every row through that
-/// has a staged key, where it is before and where it goes.
-pub(super) fn merge(spec: &TableSpec, target: &str, staged: &str, filter: Option<&str>) -> String {
+/// has a staged key, where it is before and where it goes. The table's RECORDs are `there`.
+pub(super) fn merge(
+    spec: &TableSpec,
+    there: &[Column],
+    target: &str,
+    staged: &str,
+    filter: Option<&str>,
+) -> String {
     let key = &spec.primary_key;
     let columns = &spec.schema.columns;
     let is_key = |name: &str| key.iter().any(|k| k.eq_ignore_ascii_case(name));
     let set: Vec<String> = columns
         .iter()
         .filter(|c| !is_key(&c.name))
-        .map(|c| assign(&c.name, &format!("{NEW}.{}", ident(&c.name))))
+        .map(|c| {
+            let name = ident(&c.name);
+            let (new, old) = (format!("{NEW}.{name}"), format!("{OLD}.{name}"));
+            let there = records::find(there, c).unwrap_or(c);
+            assign(&c.name, &records::update(c, there, &new, &old))
+        })
         .collect();
-    let values = staged::values(columns);
+    let values = staged::values(columns, there);
     let unique = staged::unique(spec, Some(key), staged);
     let found = also(&same_key(key), filter);
     let mut sql = String::new();

@@ -7,6 +7,7 @@
 //! | `merge` `replace` `history` | what becomes of the rows already there |
 //! | `positions` | the partitions in which they lie |
 //! | `staged` | which staged rows count, and what is selected of them |
+//! | `records` | RECORDs as the table has them |
 //! | `checkpoints` | the table of checkpoints |
 //! | `lease` | the table of leases |
 //! | `audit` | the tables of loads and runs |
@@ -20,6 +21,7 @@ pub(super) mod lexical;
 mod merge;
 pub(super) mod positions;
 mod publish;
+mod records;
 mod replace;
 mod staged;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::{audit, history, lease, list, merge, replace, staged};
 use crate::destination::bigquery::partitions::Partitions;
 use crate::destination::key::unique_key;
 use crate::destination::{Disposition, TableSpec, rejects};
+use crate::schema::Column;
 
 /// What a publish is about. Tables are quoted names.
 pub(in super::super) struct Publish<'a> {
@@ -14,6 +15,8 @@ pub(in super::super) struct Publish<'a> {
     pub spec: &'a TableSpec,
     /// The table.
     pub target: String,
+    /// Its RECORDs as they are there; other columns need not be among them.
+    pub there: Vec<Column>,
     /// Its staged rows, where there are any.
     pub staged: Option<String>,
     /// The rejects table and its staged rows, where there are any.
@@ -55,7 +58,9 @@ pub(in super::super) mod answer {
 /// everything staged is there to be read.
 ///
 /// Two such scripts never both go through: each deletes the checkpoint's row, which [`super::seed`] has made
-/// sure is there, and BigQuery cancels a transaction that mutates a table which another one mutates.
+/// sure is there, and BigQuery cancels a transaction that mutates a table which another one mutates. So this
+/// is its first change: all publishes mutate that table, and one that has to give way does so before it has
+/// moved its rows. An INSERT is in nobody's way, and comes last, when the counts are known.
 pub(in super::super) fn publish(p: &Publish<'_>) -> String {
     let key = unique_key(p.spec);
     let mut sql = String::from(
@@ -87,7 +92,8 @@ pub(in super::super) fn publish(p: &Publish<'_>) -> String {
          ROLLBACK TRANSACTION;\n  \
          SELECT 'refused' AS outcome, row_counts.staged AS staged, row_counts.kept AS kept, rejected AS rejected, {1} AS holder, 0 AS publishes;\n  \
          RETURN;\n\
-         END IF;",
+         END IF;\n\
+         DELETE FROM {0} WHERE source = @source AND stream = @stream;",
         p.checkpoints,
         // Read again: a variable that was set in a transaction may be rolled back with it.
         lease::other(&p.leases)
@@ -102,8 +108,7 @@ pub(in super::super) fn publish(p: &Publish<'_>) -> String {
     }
     let _ = write!(
         sql,
-        "DELETE FROM {0} WHERE source = @source AND stream = @stream;\n\
-         INSERT INTO {0} (source, stream, version, state, run_id, slice, published, deduplicated, updated_at)\n\
+        "INSERT INTO {0} (source, stream, version, state, run_id, slice, published, deduplicated, updated_at)\n\
          VALUES (@source, @stream, @expected_version + 1, @state, @run_id, @slice, \
          row_counts.kept, row_counts.staged - row_counts.kept, CURRENT_TIMESTAMP());\n\
          {1}\
@@ -125,7 +130,7 @@ fn rows(p: &Publish<'_>, key: Option<&[String]>) -> String {
         format!(
             "INSERT INTO {target} ({})\nSELECT {}\n{};\n",
             list(&spec.schema.columns),
-            staged::values(&spec.schema.columns),
+            staged::values(&spec.schema.columns, &p.there),
             staged::unique(spec, key, staged)
         )
     };
@@ -136,8 +141,8 @@ fn rows(p: &Publish<'_>, key: Option<&[String]>) -> String {
     if let Some(staged) = staged {
         sql.push_str(&match spec.disposition {
             Disposition::Append | Disposition::Replace => insert(staged),
-            Disposition::Merge => merge::merge(spec, target, staged, among.as_deref()),
-            Disposition::Scd2 => history::publish(spec, target, staged, among.as_deref()),
+            Disposition::Merge => merge::merge(spec, &p.there, target, staged, among.as_deref()),
+            Disposition::Scd2 => history::publish(spec, &p.there, target, staged, among.as_deref()),
         });
     }
     if p.closes {

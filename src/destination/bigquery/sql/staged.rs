@@ -1,9 +1,9 @@
 //! Staged rows: which of them count, and what is selected of them.
 
 use super::merge::NEW;
-use super::{SEQUENCE, ident};
+use super::{SEQUENCE, ident, records};
 use crate::destination::TableSpec;
-use crate::schema::{Column, ColumnType, Mode};
+use crate::schema::Column;
 
 /// Alias that no column has.
 pub(super) const POSITION: &str = "_drawoff_position";
@@ -39,59 +39,19 @@ pub(super) fn unique(spec: &TableSpec, key: Option<&[String]>, staged: &str) -> 
     }
 }
 
-/// What is selected from the staging table: each column, with GEOGRAPHYs read from their text.
-pub(super) fn values(columns: &[Column]) -> String {
+/// What is selected from the staging table: each column as the table has it.
+pub(super) fn values(columns: &[Column], there: &[Column]) -> String {
     let values: Vec<String> = columns
         .iter()
         .map(|c| {
             let name = ident(&c.name);
-            if has_geography(c) {
-                format!("{} AS {name}", value(c, &name, 0))
-            } else {
+            let there = records::find(there, c).unwrap_or(c);
+            if records::is_same(c, there) {
                 name
+            } else {
+                format!("{} AS {name}", records::value(c, there, &name))
             }
         })
         .collect();
     values.join(", ")
-}
-
-fn has_geography(column: &Column) -> bool {
-    column.kind == ColumnType::Geography || column.fields.iter().any(has_geography)
-}
-
-/// A column that holds a GEOGRAPHY somewhere, put together again from its staged form.
-fn value(column: &Column, staged: &str, depth: usize) -> String {
-    if column.mode != Mode::Repeated {
-        return single(column, staged, depth);
-    }
-    let (item, at) = (
-        format!("_drawoff_item{depth}"),
-        format!("_drawoff_at{depth}"),
-    );
-    format!(
-        "ARRAY(SELECT {} FROM UNNEST({staged}) AS {item} WITH OFFSET AS {at} ORDER BY {at})",
-        single(column, &item, depth + 1)
-    )
-}
-
-fn single(column: &Column, staged: &str, depth: usize) -> String {
-    if column.kind == ColumnType::Geography {
-        return format!(
-            "IF(STARTS_WITH({staged}, '{{'), ST_GEOGFROMGEOJSON({staged}), ST_GEOGFROMTEXT({staged}))"
-        );
-    }
-    let fields: Vec<String> = column
-        .fields
-        .iter()
-        .map(|f| {
-            let name = ident(&f.name);
-            let inner = format!("{staged}.{name}");
-            if has_geography(f) {
-                format!("{} AS {name}", value(f, &inner, depth))
-            } else {
-                format!("{inner} AS {name}")
-            }
-        })
-        .collect();
-    format!("IF({staged} IS NULL, NULL, STRUCT({}))", fields.join(", "))
 }

@@ -28,6 +28,7 @@ fn about(spec: &TableSpec, staged: bool, rejected: bool) -> Publish<'_> {
     Publish {
         spec,
         target: table("p", "d", "tickets"),
+        there: Vec::new(),
         staged: staged.then(|| table("p", "d", "stage")),
         rejects: rejected.then(|| {
             (
@@ -82,6 +83,7 @@ IF stored != @expected_version OR holder IS NOT NULL OR row_counts.staged != @st
   SELECT 'refused' AS outcome, row_counts.staged AS staged, row_counts.kept AS kept, rejected AS rejected, (SELECT MAX(run_id) FROM `p`.`d`.`_drawoff_leases` WHERE source = @source AND run_id != @run_id) AS holder, 0 AS publishes;
   RETURN;
 END IF;
+DELETE FROM `p`.`d`.`_drawoff_checkpoints` WHERE source = @source AND stream = @stream;
 ";
 const DECLARE: &str = "\
 DECLARE stored INT64 DEFAULT 0;
@@ -90,7 +92,6 @@ DECLARE holder STRING DEFAULT NULL;
 DECLARE row_counts STRUCT<staged INT64, kept INT64> DEFAULT STRUCT(0, 0);
 ";
 const CHECKPOINT: &str = "\
-DELETE FROM `p`.`d`.`_drawoff_checkpoints` WHERE source = @source AND stream = @stream;
 INSERT INTO `p`.`d`.`_drawoff_checkpoints` (source, stream, version, state, run_id, slice, published, deduplicated, updated_at)
 VALUES (@source, @stream, @expected_version + 1, @state, @run_id, @slice, row_counts.kept, row_counts.staged - row_counts.kept, CURRENT_TIMESTAMP());
 INSERT INTO `p`.`d`.`_drawoff_loads` (`source`, `cursor_after`, version, staged, published, deduplicated, rejected, job, published_at)
@@ -333,6 +334,112 @@ fn records_with_geographies_are_put_together_again() {
     ));
 }
 
+/// A column of RECORDs with these fields.
+fn record(name: &str, fields: Vec<Column>) -> Column {
+    Column::new(name, ColumnType::Record).fields(fields)
+}
+
+/// RECORDs of a stream, and the same in a table that has more fields, in another order.
+fn mixed(disposition: Disposition) -> (TableSpec, Vec<Column>) {
+    let (a, b) = (
+        Column::new("a", ColumnType::Int64),
+        Column::new("b", ColumnType::String),
+    );
+    let list = |name: &str, fields| record(name, fields).mode(Mode::Repeated);
+    let mut spec = spec(disposition);
+    spec.schema.columns = vec![
+        Column::new("id", ColumnType::Int64),
+        record(
+            "r",
+            vec![b.clone(), a.clone(), record("inner", vec![b.clone()])],
+        ),
+        list(
+            "l",
+            vec![b.clone(), list("deep", vec![b.clone(), a.clone()])],
+        ),
+        record("same", vec![a.clone(), b.clone()]),
+    ];
+    spec.primary_key = vec!["id".into()];
+    spec.cursor = None;
+    let more = list(
+        "more",
+        vec![a.clone(), Column::new("end", ColumnType::Date)],
+    );
+    let there = vec![
+        record("same", vec![Column::new("A", ColumnType::Int64), b.clone()]),
+        list(
+            "l",
+            vec![
+                list("deep", vec![a.clone(), b.clone()]),
+                b.clone(),
+                Column::new("x", ColumnType::Geography),
+            ],
+        ),
+        record(
+            "R",
+            vec![
+                a.clone(),
+                b.clone(),
+                record("inner", vec![Column::new("x", ColumnType::Numeric), b]),
+                more,
+            ],
+        ),
+    ];
+    (spec, there)
+}
+
+/// The RECORDs of [`mixed`] as the table has them.
+const CONFORMED: &str = "`id`, \
+    IF(`r` IS NULL, NULL, STRUCT(`r`.`a` AS `a`, `r`.`b` AS `b`, \
+    IF(`r`.`inner` IS NULL, NULL, STRUCT(CAST(NULL AS NUMERIC) AS `x`, `r`.`inner`.`b` AS `b`)) AS `inner`, \
+    CAST(NULL AS ARRAY<STRUCT<`a` INT64, `end` DATE>>) AS `more`)) AS `r`, \
+    ARRAY(SELECT IF(_drawoff_item0 IS NULL, NULL, STRUCT(\
+    ARRAY(SELECT IF(_drawoff_item1 IS NULL, NULL, STRUCT(_drawoff_item1.`a` AS `a`, _drawoff_item1.`b` AS `b`)) \
+    FROM UNNEST(_drawoff_item0.`deep`) AS _drawoff_item1 WITH OFFSET AS _drawoff_at1 ORDER BY _drawoff_at1) AS `deep`, \
+    _drawoff_item0.`b` AS `b`, CAST(NULL AS GEOGRAPHY) AS `x`)) \
+    FROM UNNEST(`l`) AS _drawoff_item0 WITH OFFSET AS _drawoff_at0 ORDER BY _drawoff_at0) AS `l`, \
+    `same`";
+
+#[test]
+fn fields_of_records_are_matched_by_name() {
+    for disposition in [
+        Disposition::Append,
+        Disposition::Merge,
+        Disposition::Replace,
+        Disposition::Scd2,
+    ] {
+        let (spec, there) = mixed(disposition);
+        let script = publish(&Publish {
+            there,
+            ..about(&spec, true, false)
+        });
+        assert!(
+            script.contains(&format!(
+                "INSERT INTO `p`.`d`.`tickets` (`id`, `r`, `l`, `same`)\nSELECT {CONFORMED}\nFROM"
+            )),
+            "{script}"
+        );
+    }
+}
+
+#[test]
+fn updates_keep_the_fields_of_records_that_the_schema_lacks() {
+    let (spec, there) = mixed(Disposition::Merge);
+    let script = publish(&Publish {
+        there,
+        ..about(&spec, true, false)
+    });
+    let set = "UPDATE `p`.`d`.`tickets` AS _drawoff_old SET \
+        `r` = IF(_drawoff_new.`r` IS NULL, NULL, STRUCT(_drawoff_new.`r`.`a` AS `a`, _drawoff_new.`r`.`b` AS `b`, \
+        IF(_drawoff_new.`r`.`inner` IS NULL, NULL, STRUCT(_drawoff_old.`r`.`inner`.`x` AS `x`, _drawoff_new.`r`.`inner`.`b` AS `b`)) AS `inner`, \
+        _drawoff_old.`r`.`more` AS `more`)), \
+        `l` = _drawoff_new.`l`, `same` = _drawoff_new.`same`\n";
+    assert!(
+        script.contains(&format!("{set}FROM (SELECT {CONFORMED}\nFROM")),
+        "{script}"
+    );
+}
+
 /// Every statement of this module, in all the forms that differ in their words.
 fn every_statement() -> Vec<String> {
     let mut all = vec![
@@ -360,6 +467,11 @@ fn every_statement() -> Vec<String> {
         Disposition::Replace,
         Disposition::Scd2,
     ] {
+        let (nested, there) = mixed(disposition);
+        all.push(publish(&Publish {
+            there,
+            ..about(&nested, true, false)
+        }));
         let mut spec = daily(spec(disposition));
         spec.schema.columns.extend([
             Column::new("place", ColumnType::Geography),
