@@ -2,14 +2,14 @@
 //! does not list, and what a run that does not must never say.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
 use crate::support::binary::Bench;
 use crate::support::emulator::{Emulator, PROJECT};
-use crate::support::fake_api::{FakeApi, Reply};
+use crate::support::fake_api::{FakeApi, Received, Reply};
 use crate::support::shop::{COLUMNS, Shelf, connector, item};
 use crate::support::tables::{Row, sqlite};
 
@@ -224,6 +224,88 @@ async fn history_is_kept_by_every_run() {
         versions(&bench, 1),
         shown(&[("item 1", true), ("item 1", false)])
     );
+}
+
+/// How the listing of parents goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Gap {
+    None,
+    /// More records are announced than served.
+    Announced,
+    /// The total shrinks between two pages.
+    Slipped,
+    /// None: there is one record less.
+    Gone,
+}
+
+/// Two shops of two shelves of two items, one on a page; in the lists `broken` the second is missing.
+fn nested(request: &Received, gap: Gap, broken: &str) -> Reply {
+    let path: Vec<&str> = request.path.trim_matches('/').split('/').collect();
+    let (list, from) = match path[..] {
+        ["shops"] => ("shops", 0),
+        ["shops", shop, "shelves"] => ("shelves", shop.parse::<i64>().unwrap() * 10),
+        ["shelves", shelf, "items"] => ("items", shelf.parse::<i64>().unwrap() * 10),
+        _ => return Reply::status(404),
+    };
+    let all: Vec<Value> = (1..=2).map(|n| item(from + n, n)).collect();
+    let page = request.number_param("page").unwrap_or(1);
+    let gap = match list == broken {
+        true => gap,
+        false => Gap::None,
+    };
+    let data = match gap {
+        Gap::Announced | Gap::Slipped | Gap::Gone if page > 1 => &[],
+        _ => all.get(page - 1..page).unwrap_or_default(),
+    };
+    let total = match gap {
+        Gap::Slipped if page > 1 => 1,
+        Gap::Gone => 1,
+        _ => 2,
+    };
+    Reply::json(&json!({"data": data, "total": total}))
+}
+
+#[tokio::test]
+async fn children_of_parents_that_were_not_listed_keep_their_state() {
+    let gap = Arc::new(Mutex::new((Gap::None, "")));
+    let asked = gap.clone();
+    let api = FakeApi::start(move |request| {
+        let (gap, broken) = *asked.lock().unwrap();
+        nested(request, gap, broken)
+    })
+    .await;
+    for table in ["soft_delete: true", "disposition: scd2"] {
+        let mark = match table {
+            "soft_delete: true" => "_deleted_at",
+            _ => "_valid_to",
+        };
+        let items =
+            format!("items: {{path: \"/shelves/{{shelves.id}}/items\", table: {{{table}}}}}");
+        let shelves = "shelves: {path: \"/shops/{shops.id}/shelves\"}";
+        let yaml = connector(&api.url(), &["shops:", shelves, &items])
+            .replace("size: 10", "size: 1, total: /total");
+        let bench = Bench::with("shop", &yaml);
+        bench.schema("shop", "items", &COLUMNS);
+        let run = ["--source", "shop", "--stream", "items"];
+        bench.run(&run).await.exits(0);
+        assert_eq!(self::items(&bench).len(), 8);
+        for how in [Gap::Announced, Gap::Slipped] {
+            for level in ["shops", "shelves", "items"] {
+                *gap.lock().unwrap() = (how, level);
+                let ran = bench.run(&run).await.exits(0).complains("keep their state");
+                assert_eq!(
+                    with(&self::items(&bench), mark),
+                    [0; 0],
+                    "{how:?} {level}: {ran}"
+                );
+            }
+        }
+        // In a listing that is whole, parents that are not there are gone, and their rows with them.
+        *gap.lock().unwrap() = (Gap::Gone, "shelves");
+        bench.run(&run).await.exits(0);
+        assert_eq!(with(&self::items(&bench), mark), [121, 122, 221, 222]);
+        *gap.lock().unwrap() = (Gap::None, "");
+    }
 }
 
 #[tokio::test]
