@@ -432,6 +432,16 @@ impl SliceWriter {
         Meter::add(&self.meter.rejected, rejected + published.rejected);
         Meter::add(&self.meter.published, published.rows);
         Meter::add(&self.meter.deduplicated, published.deduplicated);
+        let fitted = published.rows + published.deduplicated;
+        if self.is_whole() && fitted == 0 && rejected + published.rejected > 0 {
+            tracing::warn!(
+                stream = self.key.stream,
+                rejected = rejected + published.rejected,
+                "none of the records fits table `{}`, so its rows stay as they are; `{}` says why",
+                self.table.name,
+                rejects::table_name(&self.table.name)
+            );
+        }
         if published.rows + published.deduplicated + published.rejected != staged {
             return Err(self.miscounted(format!(
                 "{staged} rows were staged, and {} were published, {} removed as duplicates and {} rejected by the destination",
@@ -505,7 +515,8 @@ impl SliceWriter {
         let _ = self.mark_rows();
     }
 
-    /// Whether publishing nothing would empty the table.
+    /// Whether a slice that has to hold all that there is has no row: the table would be empty, or all of
+    /// its rows marked.
     pub fn would_empty(&self) -> bool {
         self.is_whole() && self.staged + self.decoder.len() as u64 == 0
     }
