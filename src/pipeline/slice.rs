@@ -361,7 +361,8 @@ impl SliceWriter {
         self.highest.take()
     }
 
-    /// Whether publishing nothing would empty the table.
+    /// Whether a slice that has to hold all that there is has no row: the table would be empty, or all of
+    /// its rows marked.
     pub fn would_empty(&self) -> bool {
         self.is_whole() && self.tally.staged + self.decoder.len() as u64 == 0
     }

@@ -7,7 +7,7 @@ use super::BigQuery;
 use super::partitions::Partitions;
 use super::stage::Stage;
 use crate::destination::key::check_filled;
-use crate::destination::{Absent, BatchKind, Disposition, Published, Slice, TableSpec, rejects};
+use crate::destination::{Absent, BatchKind, Published, Slice, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{CheckpointKey, CheckpointUpdate};
 
@@ -86,19 +86,6 @@ impl BigQuerySlice {
             return Err(Error::destination(format!(
                 "BigQuery refused {refused} rejects of `{full}`, so they cannot be kept"
             )));
-        }
-        if self.spec.disposition == Disposition::Replace
-            && self.rows.staged() == 0
-            && self.refused > 0
-        {
-            return Err(Error::new(
-                ErrorKind::Schema,
-                format!(
-                    "BigQuery refused every one of {} rows for `{full}`; the table stays as it is",
-                    self.refused
-                ),
-            )
-            .hint("a value is outside its column's range: see the limits of its type, or make the column a STRING"));
         }
         Ok(())
     }

@@ -202,7 +202,8 @@ fn publish(work: Work, update: &CheckpointUpdate) -> Result<Published> {
         // This very slice went through before and its answer was lost.
         return Ok(published);
     }
-    if table.disposition == Disposition::Replace {
+    let rejects = new.rejects.iter().map(|f| f.rows).sum();
+    if table.is_cleared_by(staged, rejects) {
         new.removed = live.files.iter().map(|f| f.name.clone()).collect();
     }
 

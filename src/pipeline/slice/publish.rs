@@ -4,7 +4,7 @@
 use super::super::contract;
 use super::SliceWriter;
 use super::tally::{Cost, Tally};
-use crate::destination::{Absent, TableSpec};
+use crate::destination::{Absent, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::grow::grow;
 use crate::schema::landing::Contract;
@@ -64,6 +64,19 @@ impl SliceWriter {
         Meter::add(&self.meter.rejected, rejected + published.rejected);
         Meter::add(&self.meter.published, published.rows);
         Meter::add(&self.meter.deduplicated, published.deduplicated);
+        let (fitted, rejected) = (
+            published.rows + published.deduplicated,
+            rejected + published.rejected,
+        );
+        if self.is_whole() && fitted == 0 && rejected > 0 {
+            tracing::warn!(
+                stream = self.key.stream,
+                rejected,
+                "none of the records fits table `{}`, so its rows stay as they are; `{}` says why",
+                self.table.name,
+                rejects::table_name(&self.table.name)
+            );
+        }
         tally
             .check_published(&published)
             .map_err(|what| self.miscounted(&what))
