@@ -689,7 +689,7 @@ async fn fields_of_records_are_matched_by_name() {
             "r": {"a": 1, "b": "old", "inner": {"a": 2, "b": "old"}, "more": [{"a": 3}]},
         });
         let mut slice = bigquery.open(&first, "run0", "all").await.unwrap();
-        let rows = crate::support::rows::batch(&first.schema, &[before.clone()]);
+        let rows = crate::support::rows::batch(&first.schema, std::slice::from_ref(&before));
         slice.stage(BatchKind::Rows, rows).await.unwrap();
         slice.publish(&update(0, "run0", "c")).await.unwrap();
 
