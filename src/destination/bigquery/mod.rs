@@ -128,7 +128,7 @@ impl BigQuery {
     /// A destination. Nothing is sent before the first call.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the Storage Write endpoint cannot be one.
+    /// [`crate::error::ErrorKind::Config`] when the Storage Write endpoint cannot be one.
     pub fn new(google: Google, target: Target, settings: BigQuerySettings) -> Result<Self> {
         let request = settings
             .request_bytes
