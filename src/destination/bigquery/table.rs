@@ -120,8 +120,9 @@ impl BigQuery {
             names_job: false,
             mark: unique_mark(),
         };
-        self.api().query(&query).await.map(|_| ()).map_err(|e| {
-            e.hint("BigQuery changes no column of a table that rows were streamed into within the last hours: run again later, or change the column by hand")
+        self.api().query(&query).await.map(|_| ()).map_err(|e| match e.find_hint() {
+            Some(_) => e,
+            None => e.hint("BigQuery changes no column of a table that rows were streamed into within the last hours: run again later, or change the column by hand"),
         })
     }
 

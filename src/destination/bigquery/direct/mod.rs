@@ -51,18 +51,22 @@ impl BigQuery {
     /// What must be known or made before a table is brought into shape that rows go straight into.
     pub(super) async fn before_direct(&self, spec: &TableSpec) -> Result<()> {
         let was_direct = spec.schema.column(SLICE_ID).is_some();
-        if !was_direct {
+        if !was_direct && spec.disposition == Disposition::Append {
             return Ok(());
         }
         let Some(resource) = self.api().table(&spec.name).await? else {
             return self.journal_of(spec).await;
         };
         // Found out now rather than when everything is read.
-        if spec.disposition == Disposition::Replace && !resource["streamingBuffer"].is_null() {
+        if spec.disposition != Disposition::Append && !resource["streamingBuffer"].is_null() {
             return Err(Error::destination(format!(
-                "table `{}.{}` cannot be replaced now: rows that were streamed into it are still in BigQuery's streaming buffer, which no transaction may touch",
+                "table `{}.{}` cannot be {} now: rows that were streamed into it are still in BigQuery's streaming buffer, which no transaction may touch",
                 self.api().target(),
-                spec.name
+                spec.name,
+                match spec.disposition {
+                    Disposition::Replace => "replaced",
+                    _ => "merged into",
+                },
             ))
             .transient(true)
             .hint("run again when nothing was streamed into it for some time: half an hour, at times 90 minutes"));
