@@ -28,12 +28,7 @@ fn main() {
     if server::is_child() {
         return;
     }
-    let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
-    let count = args
-        .next()
-        .and_then(|r| r.parse().ok())
-        .unwrap_or(1_000_000);
-    let named: Vec<String> = args.collect();
+    let (count, named) = server::asked();
     let server = server::Server::start();
     let emulator = Emulator::get();
     let dataset = emulator.dataset("bench");

@@ -18,11 +18,7 @@ fn main() {
     if server::is_child() {
         return;
     }
-    let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
-    let count = args
-        .next()
-        .and_then(|r| r.parse().ok())
-        .unwrap_or(1_000_000);
+    let (count, _) = server::asked();
     let server = Server::start();
     Figures::head();
     let warm = run(&server, 1, "parquet");

@@ -682,6 +682,18 @@ async fn rows_in_the_streaming_buffer_are_waited_for() {
     let error = next.prepare(&replace).await.unwrap_err();
     assert_eq!(error.exit_code(), 75);
     assert!(error.to_string().contains("streaming buffer"), "{error}");
+    // Nor merged into, by a stream that has no use for direct slices any more.
+    let mut merge = spec.clone();
+    merge.schema.columns.truncate(2);
+    merge.primary_key = vec!["id".into()];
+    merge.disposition = Disposition::Merge;
+    merge.write_method = WriteMethod::LoadJob;
+    let error = next.prepare(&merge).await.unwrap_err();
+    assert_eq!(error.exit_code(), 75);
+    assert!(
+        error.to_string().contains("cannot be merged into now"),
+        "{error}"
+    );
 
     buffered.store(false, Ordering::SeqCst);
     next.prepare(&replace).await.unwrap();

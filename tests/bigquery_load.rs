@@ -98,7 +98,9 @@ async fn land(
     run: &str,
     rows: &[Value],
 ) -> Result<Published> {
+    let update = update(version, run);
     let mut slice = to.open(spec, run, "0001").await?;
+    slice.builds_on(&update.key, version);
     for group in rows.chunks(16) {
         if let Err(error) = slice
             .stage(BatchKind::Rows, batch(&spec.schema, group))
@@ -108,7 +110,7 @@ async fn land(
             return Err(error);
         }
     }
-    slice.publish(&update(version, run)).await
+    slice.publish(&update).await
 }
 
 /// A dataset with the table of notes, and a destination on it behind a proxy with those rules.
@@ -304,7 +306,10 @@ async fn every_type_through_both_formats() {
     let configuration = &job["configuration"];
     assert_eq!(
         configuration["labels"],
-        json!({"drawoff": "load", "drawoff_table": "plain", "drawoff_run": "run"})
+        json!({
+            "drawoff": "load", "drawoff_source": "src", "drawoff_stream": "notes",
+            "drawoff_run": "run", "drawoff_table": "plain",
+        })
     );
     assert_eq!(job["jobReference"]["location"], "US");
     let mut load = configuration["load"].clone();

@@ -2,37 +2,20 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use drawoff::clock::Clock;
 use drawoff::error::{Error, ErrorKind};
 use drawoff::google::{Endpoint, Google, GoogleSettings};
 use drawoff::secrets::{SecretManager, SecretRef, SecretStore};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-/// A clock that remembers waits instead of waiting.
-#[derive(Default)]
-struct Hurried(Mutex<Vec<Duration>>);
-
-#[async_trait]
-impl Clock for Hurried {
-    fn now(&self) -> jiff::Timestamp {
-        jiff::Timestamp::now()
-    }
-    fn instant(&self) -> Instant {
-        Instant::now()
-    }
-    async fn sleep(&self, duration: Duration) {
-        self.0.lock().unwrap().push(duration);
-    }
-}
+use crate::support::clock::NotingClock;
 
 /// Answers in order; the last one again and again.
 #[derive(Default)]
@@ -61,7 +44,7 @@ async fn answer(State(stand_in): State<Arc<StandIn>>, request: Request) -> Respo
 struct Setting {
     store: SecretManager,
     stand_in: Arc<StandIn>,
-    clock: Arc<Hurried>,
+    clock: Arc<NotingClock>,
 }
 
 impl Setting {
@@ -81,7 +64,7 @@ impl Setting {
             metadata: None,
             ..Default::default()
         };
-        let clock = Arc::new(Hurried::default());
+        let clock = NotingClock::new();
         Self {
             store: SecretManager::new(Google::new(settings, clock.clone()).unwrap()),
             stand_in,
@@ -259,7 +242,7 @@ async fn passing_failures_are_retried_with_growing_waits_and_then_given_up() {
     let many = refusal(429, "RESOURCE_EXHAUSTED", "quota");
     let setting = Setting::new(&[busy(), many, busy(), secret("after-all")]).await;
     assert_eq!(setting.get("gcp://p/token").await.unwrap(), "after-all");
-    let waits = setting.clock.0.lock().unwrap().clone();
+    let waits = setting.clock.waits();
     assert_eq!(waits.len(), 3);
     for (n, wait) in waits.iter().enumerate() {
         let full = Duration::from_secs(2 << n);

@@ -2,16 +2,16 @@
 //! does not list, and what a run that does not must never say.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
 use crate::support::binary::Bench;
 use crate::support::emulator::{Emulator, PROJECT};
-use crate::support::fake_api::{FakeApi, Reply};
+use crate::support::fake_api::{FakeApi, Received, Reply};
 use crate::support::shop::{COLUMNS, Shelf, connector, item};
-use crate::support::tables::{Row, sqlite};
+use crate::support::tables::{Row, numbers, parquet, sqlite};
 
 /// The shop with one stream; from its second page on it may fail.
 struct Shop {
@@ -224,6 +224,229 @@ async fn history_is_kept_by_every_run() {
         versions(&bench, 1),
         shown(&[("item 1", true), ("item 1", false)])
     );
+}
+
+/// Streams of which a run lists everything, with what such a run is told beside the source.
+const WHOLE: [(&str, &[&str]); 4] = [
+    (
+        "primary_key: [], table: {disposition: replace, allow_empty_replace: true, max_rejects: 12}",
+        &[],
+    ),
+    (
+        "table: {soft_delete: true, allow_empty_replace: true, max_rejects: 12}",
+        &[],
+    ),
+    (
+        "table: {disposition: scd2, allow_empty_replace: true, max_rejects: 12}",
+        &[],
+    ),
+    (
+        "primary_key: [], incremental: {cursor: updated_at, since_param: since}, \
+         table: {allow_empty_replace: true, max_rejects: 12}",
+        &["--full-refresh"],
+    ),
+];
+
+#[tokio::test]
+async fn a_listing_of_which_nothing_fits_leaves_the_rows_alone() {
+    for (to, (stream, more)) in ["sqlite:drawoff.db", "parquet:out"]
+        .into_iter()
+        .flat_map(|to| WHOLE.map(|whole| (to, whole)))
+        .filter(|(to, (stream, _))| *to != "parquet:out" || !stream.contains("scd2"))
+    {
+        let Shop {
+            shelf, bench, _api, ..
+        } = shop(12, &format!("items: {{{stream}}}")).await;
+        let plain = ["--source", "shop", "--destination", to];
+        let whole = [&plain[..], more].concat();
+        let read = |table: &str| match to {
+            "parquet:out" => parquet(&bench.path("out"), table),
+            _ => sqlite(&bench.path("drawoff.db"), table),
+        };
+        let last_run = || -> Row {
+            if to != "parquet:out" {
+                let mut runs = read("_drawoff_runs");
+                runs.sort_by_key(|r| r["ended_at"].to_string());
+                return runs.pop().unwrap();
+            }
+            let runs = std::fs::read_to_string(bench.path("out/_drawoff/runs.ndjson")).unwrap();
+            serde_json::from_str(runs.lines().last().unwrap()).unwrap()
+        };
+        let ran = bench.run(&whole).await.exits(0);
+        let (all, rows) = (shelf.rows(), read("items"));
+        assert_eq!(rows.len(), 12, "{to} {stream}: {ran}");
+        let cursor = last_run()["cursor_after"].clone();
+
+        shelf.change(|rows| rows.iter_mut().for_each(|r| r["price"] = json!("a lot")));
+        bench
+            .run(&whole)
+            .await
+            .exits(0)
+            .complains("none of the records fits table `items`, so its rows stay as they are")
+            .says("12 records did not fit the table")
+            .says("none did, so its rows stay as they were");
+        assert_eq!(read("items"), rows, "{to} {stream}");
+        assert_eq!(read("items__rejects").len(), 12, "{to} {stream}");
+        let run = last_run();
+        assert_eq!(run["outcome"], "done");
+        assert_eq!(
+            (&run["records"], &run["rejected"]),
+            (&json!(12), &json!(12))
+        );
+        assert_eq!(
+            (&run["published"], &run["deduplicated"]),
+            (&json!(0), &json!(0))
+        );
+        assert_eq!(run["cursor_after"], cursor, "{to} {stream}");
+
+        // One more than the stream allows.
+        shelf.change(|rows| {
+            rows.push(item(13, 13));
+            rows[12]["price"] = json!("more");
+        });
+        bench
+            .run(&whole)
+            .await
+            .exits(1)
+            .says("13 records did not fit the table, more than the 12 allowed; none did");
+        assert_eq!(read("items"), rows, "{to} {stream}");
+        assert_eq!(read("items__rejects").len(), 25, "{to} {stream}");
+        assert_eq!(last_run()["outcome"], "too_many_rejects");
+
+        // A run of the usual kind goes on as if the two had not been.
+        shelf.change(|rows| *rows = all);
+        bench.run(&plain).await.exits(0);
+        let kept = read("items");
+        let ids = |rows: &[Row]| numbers(rows, "id");
+        assert_eq!(ids(&kept), ids(&rows), "{to} {stream}");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_of_which_nothing_fits_leaves_the_rows_alone_in_bigquery() {
+    let emulator = Emulator::get();
+    let dataset = emulator.dataset("nothing_fits");
+    let Shop {
+        shelf, bench, _api, ..
+    } = shop(12, "items:").await;
+    let streams = [
+        "items: {primary_key: [], table: {disposition: replace, allow_empty_replace: true}}",
+        "marked: {path: /items, table: {soft_delete: true, allow_empty_replace: true}}",
+    ];
+    bench.connector("shop", &connector(&_api.url(), &streams));
+    bench.schema("shop", "marked", &COLUMNS);
+    let bench = bench
+        .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
+        .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc());
+    let to = format!("bigquery:{PROJECT}.{dataset}");
+    let args = ["--source", "shop", "--destination", &to];
+    bench.run(&args).await.exits(0);
+    shelf.change(|rows| rows.iter_mut().for_each(|r| r["price"] = json!("a lot")));
+    bench
+        .run(&args)
+        .await
+        .exits(0)
+        .complains("none of the records fits table `items`, so its rows stay as they are")
+        .says("none did, so its rows stay as they were");
+    let counted = emulator.query(&format!(
+        "SELECT (SELECT COUNT(*) FROM {dataset}.items) AS items, \
+         (SELECT COUNT(*) FROM {dataset}.items__rejects) AS items_rejected, \
+         (SELECT COUNTIF(_deleted_at IS NULL) FROM {dataset}.marked) AS marked, \
+         (SELECT COUNT(*) FROM {dataset}.marked__rejects) AS marked_rejected"
+    ));
+    let all = json!({"items": 12, "items_rejected": 12, "marked": 12, "marked_rejected": 12});
+    assert_eq!(counted, json!([all]));
+    let loads = emulator.query(&format!(
+        "SELECT stream, disposition, records, published, rejected FROM {dataset}._drawoff_loads \
+         WHERE version = 2 ORDER BY stream"
+    ));
+    let load = |stream: &str, disposition: &str| json!({"stream": stream, "disposition": disposition, "records": 12, "published": 0, "rejected": 12});
+    assert_eq!(
+        loads,
+        json!([load("items", "replace"), load("marked", "merge")])
+    );
+}
+
+/// How the listing of parents goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Gap {
+    None,
+    /// More records are announced than served.
+    Announced,
+    /// The total shrinks between two pages.
+    Slipped,
+    /// None: there is one record less.
+    Gone,
+}
+
+/// Two shops of two shelves of two items, one on a page; in the lists `broken` the second is missing.
+fn nested(request: &Received, gap: Gap, broken: &str) -> Reply {
+    let path: Vec<&str> = request.path.trim_matches('/').split('/').collect();
+    let (list, from) = match path[..] {
+        ["shops"] => ("shops", 0),
+        ["shops", shop, "shelves"] => ("shelves", shop.parse::<i64>().unwrap() * 10),
+        ["shelves", shelf, "items"] => ("items", shelf.parse::<i64>().unwrap() * 10),
+        _ => return Reply::status(404),
+    };
+    let all: Vec<Value> = (1..=2).map(|n| item(from + n, n)).collect();
+    let page = request.number_param("page").unwrap_or(1);
+    let gap = match list == broken {
+        true => gap,
+        false => Gap::None,
+    };
+    let data = match gap {
+        Gap::Announced | Gap::Slipped | Gap::Gone if page > 1 => &[],
+        _ => all.get(page - 1..page).unwrap_or_default(),
+    };
+    let total = match gap {
+        Gap::Slipped if page > 1 => 1,
+        Gap::Gone => 1,
+        _ => 2,
+    };
+    Reply::json(&json!({"data": data, "total": total}))
+}
+
+#[tokio::test]
+async fn children_of_parents_that_were_not_listed_keep_their_state() {
+    let gap = Arc::new(Mutex::new((Gap::None, "")));
+    let asked = gap.clone();
+    let api = FakeApi::start(move |request| {
+        let (gap, broken) = *asked.lock().unwrap();
+        nested(request, gap, broken)
+    })
+    .await;
+    for table in ["soft_delete: true", "disposition: scd2"] {
+        let mark = match table {
+            "soft_delete: true" => "_deleted_at",
+            _ => "_valid_to",
+        };
+        let items =
+            format!("items: {{path: \"/shelves/{{shelves.id}}/items\", table: {{{table}}}}}");
+        let shelves = "shelves: {path: \"/shops/{shops.id}/shelves\"}";
+        let yaml = connector(&api.url(), &["shops:", shelves, &items])
+            .replace("size: 10", "size: 1, total: /total");
+        let bench = Bench::with("shop", &yaml);
+        bench.schema("shop", "items", &COLUMNS);
+        let run = ["--source", "shop", "--stream", "items"];
+        bench.run(&run).await.exits(0);
+        assert_eq!(self::items(&bench).len(), 8);
+        for how in [Gap::Announced, Gap::Slipped] {
+            for level in ["shops", "shelves", "items"] {
+                *gap.lock().unwrap() = (how, level);
+                let ran = bench.run(&run).await.exits(0).complains("keep their state");
+                assert_eq!(
+                    with(&self::items(&bench), mark),
+                    [0; 0],
+                    "{how:?} {level}: {ran}"
+                );
+            }
+        }
+        // In a listing that is whole, parents that are not there are gone, and their rows with them.
+        *gap.lock().unwrap() = (Gap::Gone, "shelves");
+        bench.run(&run).await.exits(0);
+        assert_eq!(with(&self::items(&bench), mark), [121, 122, 221, 222]);
+        *gap.lock().unwrap() = (Gap::None, "");
+    }
 }
 
 #[tokio::test]

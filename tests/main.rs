@@ -11,6 +11,7 @@ mod contracts;
 mod demo_api;
 mod demo_connector;
 mod destinations;
+mod docs;
 mod end_to_end;
 mod extremes;
 mod fault_table;

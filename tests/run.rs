@@ -326,6 +326,27 @@ async fn a_full_refresh_is_the_whole_table() {
 }
 
 #[tokio::test]
+async fn a_full_refresh_up_to_a_day_is_refused_before_anything_is_read() {
+    let shelf = Shelf::of(30);
+    let (api, bench) = shop(&shelf).await;
+    bench.run(&["--source", "shop"]).await.exits(0);
+    let requests = api.count();
+    let until = time(11);
+    let full = ["--source", "shop", "--full-refresh"];
+    bench
+        .run(&[&full[..], &["--until", &until]].concat())
+        .await
+        .exits(2)
+        .complains("--until");
+    // From the environment, too.
+    let bench = bench.env("DRAWOFF_UNTIL", &until);
+    bench.run(&full).await.exits(2).complains("--until");
+    assert_eq!(api.count(), requests);
+    let rows = sqlite(&bench.path("drawoff.db"), "items");
+    assert_eq!(numbers(&rows, "id"), (1..=30).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn settings_of_this_time_only() {
     let shelf = Shelf::of(5);
     let served = shelf.clone();

@@ -36,6 +36,16 @@ pub fn is_child() -> bool {
     true
 }
 
+/// What the command line asks for: rows, a million where it names none, and the words behind them.
+pub fn asked() -> (u64, Vec<String>) {
+    let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
+    let rows = args
+        .next()
+        .and_then(|r| r.parse().ok())
+        .unwrap_or(1_000_000);
+    (rows, args.collect())
+}
+
 fn serve() {
     let pages: Vec<Bytes> = (0..DISTINCT)
         .map(|p| rows::page(p * PAGE_ROWS, PAGE_ROWS).into())

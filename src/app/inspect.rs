@@ -16,7 +16,7 @@ use crate::connector::template::Scope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::check::{CheckItem, CheckOutcome, CheckReport};
 use crate::pipeline::contract;
-use crate::pipeline::partitions;
+use crate::pipeline::partitions::{self, Found};
 use crate::pipeline::plan::Bounds;
 use crate::pipeline::table;
 use crate::schema::decode::Decoder;
@@ -141,8 +141,10 @@ impl OpenSource {
         });
         for _ in 0..MOST_PARENTS {
             if stream.parent.is_some() {
-                match inbox.recv().await {
-                    Some(partition) => scope.parent = Some(partition?.fields),
+                match inbox.recv().await.transpose()? {
+                    Some(Found::Partition(partition)) => scope.parent = Some(partition.fields),
+                    // A look need not see all.
+                    Some(Found::Incomplete { .. }) => continue,
                     None => return Ok(()),
                 }
             }

@@ -1,7 +1,7 @@
 //! The lease of a run: taken before anything is read, renewed while it works, let go of at its end.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -51,11 +51,14 @@ impl Holding {
             holder: Holder::this(environment, &life),
             over: None,
         };
+        // The store counts from when it is asked, or later.
+        let mut asked = clock.instant();
         let mut answer = store.acquire(&lease).await?;
         if let Acquired::Theirs(held) = &answer
             && lease.holder.sees_end_of(&held.holder, &held.run_id)
         {
             lease.over = Some(held.run_id.clone());
+            asked = clock.instant();
             answer = store.acquire(&lease).await?;
         }
         match answer {
@@ -76,7 +79,7 @@ impl Holding {
         let renewing = {
             let (store, lease, lost) = (store.clone(), lease.clone(), lost.clone());
             AbortOnDropHandle::new(tokio::spawn(async move {
-                let error = renew(&*store, &lease, &clock).await;
+                let error = renew(&*store, &lease, &clock, asked).await;
                 tracing::error!(
                     source = lease.source,
                     run_id = lease.run_id,
@@ -122,10 +125,14 @@ impl Holding {
     }
 }
 
-/// Renews three times as often as needed, until it is lost; why.
-async fn renew(store: &dyn Destination, lease: &Lease, clock: &SharedClock) -> Error {
+/// Renews three times as often as needed, until it is lost; why. `good` is when it was last asked for.
+async fn renew(
+    store: &dyn Destination,
+    lease: &Lease,
+    clock: &SharedClock,
+    mut good: Instant,
+) -> Error {
     let pause = lease.length / 3;
-    let mut good = clock.instant();
     loop {
         clock.sleep(pause).await;
         let begun = clock.instant();

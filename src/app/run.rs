@@ -16,7 +16,7 @@ use super::places::{self, Dry, Place};
 use crate::clock::SharedClock;
 use crate::connector::Stream;
 use crate::destination::{Destination, Disposition, Plan};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::contract;
 use crate::pipeline::cursor::{Cursor, CursorKind};
 use crate::pipeline::plan::Wish;
@@ -50,12 +50,34 @@ pub struct RunOptions {
     pub since: Option<Timestamp>,
     /// Upper bound.
     pub until: Option<Timestamp>,
-    /// Read everything; it becomes the whole table.
+    /// Read everything; it becomes the whole table, so that no bound goes with it.
     pub full_refresh: bool,
     /// Read and decode, store nothing.
     pub dry_run: bool,
     /// Stop after this long.
     pub deadline: Option<Duration>,
+}
+
+impl RunOptions {
+    /// Whether they can be meant together. What a full refresh does not list is gone from the table, or
+    /// marked as gone, and a bound would leave out records that are there.
+    fn check(&self) -> Result<()> {
+        let bound = match (self.since, self.until) {
+            (Some(_), _) => "--since",
+            (None, Some(_)) => "--until",
+            (None, None) => return Ok(()),
+        };
+        if !self.full_refresh {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "could not run source `{}` with both `--full-refresh` and `{bound}`: a full refresh makes what is read the whole table, and rows beyond the bound would be lost or marked as deleted",
+            self.source
+        ))
+        .hint(format!(
+            "leave `{bound}` out; or leave `--full-refresh` out to read only a span again"
+        )))
+    }
 }
 
 /// What was found out about a stream before it ended.
@@ -86,13 +108,15 @@ impl App {
     /// Runs a source. Streams fail one by one: the report says how each ended.
     ///
     /// # Errors
-    /// What keeps all streams from running: settings, secrets, a destination that cannot be opened.
+    /// What keeps all streams from running: options that contradict each other, settings, secrets, a
+    /// destination that cannot be opened.
     pub async fn run(
         &self,
         options: &RunOptions,
         cancel: CancellationToken,
         observer: Arc<Observer>,
     ) -> Result<RunReport> {
+        options.check()?;
         let begun = self.clock.instant();
         let started = self.clock.now();
         let config = self.settings.source(&options.source)?;
@@ -459,4 +483,32 @@ fn bounded_above(stream: &Stream) -> bool {
             .chain(&request.body)
             .chain([&request.path])
             .any(|t| t.names().iter().any(|n| n == "until"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_refresh_has_no_bounds() {
+        let day: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+        let of = |full_refresh, since, until| RunOptions {
+            source: "shop".into(),
+            full_refresh,
+            since,
+            until,
+            ..RunOptions::default()
+        };
+        for (since, until, named) in [
+            (None, Some(day), "`--until`"),
+            (Some(day), None, "`--since`"),
+        ] {
+            let error = of(true, since, until).check().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(error.to_string().contains(named), "{error}");
+            assert!(error.find_hint().unwrap().contains(named));
+            of(false, since, until).check().unwrap();
+        }
+        of(true, None, None).check().unwrap();
+    }
 }

@@ -82,6 +82,7 @@ fn what_cannot_be_meant_is_refused_with_what_can() {
     assert!(refused("drawoff --source x --deadline 0s").contains("1h30m"));
     assert!(refused("drawoff --source x --base-url ftp://x").contains("http or https URL"));
     assert!(refused("drawoff --source x --full-refresh --since 2024-01-01").contains("--since"));
+    assert!(refused("drawoff --source x --until 2024-01-01 --full-refresh").contains("--until"));
     assert!(refused("drawoff --source x --sorce y").contains("--source"));
     assert!(refused("drawoff chek").contains("check"));
     assert!(refused("drawoff preview --source s").contains("--stream"));

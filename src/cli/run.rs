@@ -37,12 +37,12 @@ pub struct RunArgs {
     /// Read incremental streams up to this day or time, which is left out
     #[arg(long, value_name = "DATE", value_parser = moment, env = "DRAWOFF_UNTIL", help_heading = "Run")]
     pub until: Option<Timestamp>,
-    /// Read everything, as if there were no saved cursor
+    /// Read everything, as if there were no saved cursor; goes with neither --since nor --until
     #[arg(
         long,
         env = "DRAWOFF_FULL_REFRESH",
         help_heading = "Run",
-        conflicts_with = "since"
+        conflicts_with_all = ["since", "until"]
     )]
     pub full_refresh: bool,
     /// Where rows land: sqlite:FILE, bigquery:PROJECT.DATASET or parquet:DIR

@@ -218,10 +218,14 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
                 None => format!("the table `{rejects}` says why"),
             }
         };
+        let nothing_new = match s.fits_nothing() {
+            true => "; none did, so its rows stay as they were",
+            false => "",
+        };
         match &s.outcome {
             Outcome::TooManyRejects { limit } => said.push((
                 format!(
-                    "stream `{}`: {} did not fit the table, more than the {} allowed",
+                    "stream `{}`: {} did not fit the table, more than the {} allowed{nothing_new}",
                     s.stream,
                     count(s.rejected, "record"),
                     grouped(*limit)
@@ -237,7 +241,7 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
             )),
             _ if s.rejected > 0 => said.push((
                 format!(
-                    "stream `{}`: {} did not fit the table, kept in `{rejects}`",
+                    "stream `{}`: {} did not fit the table, kept in `{rejects}`{nothing_new}",
                     s.stream,
                     count(s.rejected, "record")
                 ),

@@ -151,6 +151,28 @@ next: sqlite3 -box drawoff.db "SELECT status, count(*) AS tickets FROM tickets G
 }
 
 #[test]
+fn a_listing_of_which_nothing_fits_is_said_to_have_changed_nothing() {
+    let said = |change: fn(&mut StreamReport)| {
+        let mut run = run();
+        (run.streams[0].rows, run.streams[0].rejected) = (0, 120);
+        change(&mut run.streams[0]);
+        warnings(&run, Paint::plain())
+    };
+    let nothing = "; none did, so its rows stay as they were\n";
+    assert!(said(|_| {}).contains(&format!("kept in `companies__rejects`{nothing}")));
+    let limit = |s: &mut StreamReport| s.outcome = Outcome::TooManyRejects { limit: 100 };
+    assert!(said(limit).contains(&format!("more than the 100 allowed{nothing}")));
+    // Where some are in the table, or it is not known what would be.
+    for change in [
+        |s: &mut StreamReport| s.rows = 1,
+        |s: &mut StreamReport| s.deduplicated = 1,
+        |s: &mut StreamReport| s.outcome = Outcome::Failed(Error::config("x")),
+    ] {
+        assert!(!said(change).contains("none did"));
+    }
+}
+
+#[test]
 fn a_table_called_like_a_word_of_sql_is_quoted() {
     let mut run = run();
     for stream in &mut run.streams {

@@ -51,6 +51,11 @@ impl From<u64> for Cell {
     }
 }
 
+/// A time as destinations write it that have no type for times.
+pub fn time_text(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
 fn text(name: &str, about: &str) -> Column {
     Column::new(name, ColumnType::String).describe(about)
 }
@@ -81,7 +86,10 @@ pub fn load_columns() -> Vec<Column> {
             "records",
             "Records received. They are published, rejected, deduplicated or skipped.",
         ),
-        count("staged", "Rows handed to the destination."),
+        count(
+            "staged",
+            "Rows that the destination took in, without those that it refused.",
+        ),
         count(
             "published",
             "Rows that are in the table because of this slice.",
@@ -89,7 +97,7 @@ pub fn load_columns() -> Vec<Column> {
         count("rejected", "Records that went into the rejects table."),
         count(
             "deduplicated",
-            "Staged rows that a newer one with the same key replaced.",
+            "Staged rows that a newer one with the same key replaced, or that keeping history found unchanged.",
         ),
         count(
             "skipped",
@@ -195,6 +203,11 @@ pub fn run_columns() -> Vec<Column> {
         count("bytes_billed", "Bytes that those jobs are billed for."),
         text("drawoff_version", "Version of drawoff."),
     ]
+}
+
+/// Their names, in the order of [`run_cells`].
+pub fn run_column_names() -> Vec<String> {
+    run_columns().into_iter().map(|c| c.name).collect()
 }
 
 /// The values of [`run_columns`], in their order.

@@ -1,12 +1,12 @@
-//! A table's primary key and cursor as positions in its schema, and the checks that both local
-//! destinations make on staged batches.
+//! A table's primary key and cursor: which columns they are, and the checks that destinations make on
+//! them and on staged batches.
 
 use arrow_array::{Array, RecordBatch};
 
 use super::{BatchKind, Disposition, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::render::Cells;
-use crate::schema::{ColumnType, Mode, TableSchema, arrow_schema};
+use crate::schema::{Column, ColumnType, Mode, TableSchema, arrow_schema};
 
 /// What names a row, and what says how new it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,31 +25,12 @@ impl Key {
     /// [`ErrorKind::Schema`] when a column is not there or cannot be part of a key, and for a merge
     /// without a primary key.
     pub fn of(table: &TableSpec) -> Result<Option<Self>> {
-        match table.disposition {
-            Disposition::Append => return Ok(None),
-            disposition if disposition.is_keyed() && table.primary_key.is_empty() => {
-                return Err(schema_error(format!(
-                    "table `{}` is to be merged into, and has no primary key",
-                    table.name
-                ))
-                .hint("give the stream a `primary_key`, or `disposition: append`"));
-            }
-            Disposition::Replace if table.primary_key.is_empty() => return Ok(None),
-            _ => {}
-        }
-        let position = |name: &str, role: &str| {
-            let at = table
-                .schema
-                .columns
-                .iter()
-                .position(|c| c.name.eq_ignore_ascii_case(name))
-                .ok_or_else(|| {
-                    schema_error(format!(
-                        "the {role} `{name}` of table `{}` is none of its columns",
-                        table.name
-                    ))
-                })?;
-            let column = &table.schema.columns[at];
+        check_given(table)?;
+        let Some(names) = unique_key(table) else {
+            return Ok(None);
+        };
+        let position = |name: &String, role: &str| {
+            let (at, column) = find(table, name, role)?;
             if column.mode == Mode::Repeated || column.kind == ColumnType::Record {
                 return Err(schema_error(format!(
                     "the {role} `{name}` of table `{}` is a list or a RECORD",
@@ -59,36 +40,84 @@ impl Key {
             Ok(at)
         };
         Ok(Some(Self {
-            columns: table
-                .primary_key
+            columns: names
                 .iter()
                 .map(|name| position(name, "primary key column"))
                 .collect::<Result<_>>()?,
             cursor: table
                 .cursor
-                .as_deref()
+                .as_ref()
                 .map(|name| position(name, "cursor"))
                 .transpose()?,
         }))
     }
+}
 
-    /// Whether every row of the batch has its key.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Schema`] naming the first key column that has a null.
-    pub fn check(&self, table: &str, batch: &RecordBatch) -> Result<()> {
-        match self
-            .columns
-            .iter()
-            .find(|at| batch.column(**at).null_count() > 0)
-        {
-            None => Ok(()),
-            Some(at) => Err(schema_error(format!(
-                "a row for table `{table}` has no value in the primary key column `{}`",
-                batch.schema_ref().field(*at).name()
+/// The columns by which the rows of a slice are made unique; `None` where they need not be: without a
+/// primary key, and when rows are appended.
+pub fn unique_key(table: &TableSpec) -> Option<&[String]> {
+    match table.disposition {
+        Disposition::Append => None,
+        Disposition::Replace if table.primary_key.is_empty() => None,
+        Disposition::Merge | Disposition::Replace | Disposition::Scd2 => Some(&table.primary_key),
+    }
+}
+
+/// Whether a table that needs a key has one.
+///
+/// # Errors
+/// [`ErrorKind::Schema`] when it has none.
+pub fn check_given(table: &TableSpec) -> Result<()> {
+    if !table.disposition.is_keyed() || !table.primary_key.is_empty() {
+        return Ok(());
+    }
+    Err(schema_error(format!(
+        "table `{}` is to be merged into, and has no primary key",
+        table.name
+    ))
+    .hint("give the stream a `primary_key`, or `disposition: append`"))
+}
+
+/// A column that the table names as its `role`, and its position.
+///
+/// # Errors
+/// [`ErrorKind::Schema`] when there is no such column.
+pub fn find<'a>(table: &'a TableSpec, name: &str, role: &str) -> Result<(usize, &'a Column)> {
+    let mut columns = table.schema.columns.iter().enumerate();
+    columns
+        .find(|(_, c)| c.name.eq_ignore_ascii_case(name))
+        .ok_or_else(|| {
+            schema_error(format!(
+                "the {role} `{name}` of table `{}` is none of its columns",
+                table.name
             ))
-            .hint("name columns in `primary_key` that the API always fills, and make them REQUIRED so that records without them are rejected one by one")),
-        }
+        })
+}
+
+/// Whether every row of the batch has its key: a null never equals another, so such a row would be
+/// added again by every run.
+///
+/// # Errors
+/// [`ErrorKind::Schema`] naming the first key column that has a null.
+pub fn check_filled(table: &TableSpec, batch: &RecordBatch) -> Result<()> {
+    let Some(key) = unique_key(table) else {
+        return Ok(());
+    };
+    let schema = batch.schema_ref();
+    let lacks = |name: &String| {
+        let mut cells = schema.fields().iter().zip(batch.columns());
+        cells.find(|(field, cells)| {
+            field.name().eq_ignore_ascii_case(name) && cells.null_count() > 0
+        })
+    };
+    match key.iter().find_map(lacks) {
+        None => Ok(()),
+        Some((field, _)) => Err(schema_error(format!(
+            "a row for table `{}` has no value in the primary key column `{}`",
+            table.name,
+            field.name()
+        ))
+        .hint("name columns in `primary_key` that the API always fills, and make them REQUIRED so that records without them are rejected one by one")),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod bigquery;
 mod blocking;
 pub mod files;
 mod key;
+mod leases;
 mod plan;
 pub mod rejects;
 pub mod sqlite;
@@ -54,13 +55,22 @@ pub struct TableSpec {
     pub frozen: bool,
 }
 
+impl TableSpec {
+    /// Whether publishing a slice of so many rows and rejects removes the rows that are there. Where it
+    /// has rejects alone, records were there, and nothing is known of what they would have become.
+    fn is_cleared_by(&self, rows: u64, rejects: u64) -> bool {
+        self.disposition == Disposition::Replace && (rows > 0 || rejects == 0)
+    }
+}
+
 /// What a staged batch holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BatchKind {
     /// Rows of the table, in [`TableSpec::schema`]'s Arrow schema.
     Rows,
     /// Records that do not fit, in [`rejects::schema`]'s; they go to `<table>__rejects`, appended
-    /// in the same transaction as the slice's rows, whatever the table's disposition.
+    /// in the same transaction as the slice's rows, whatever the table's disposition. A slice that has
+    /// nothing else leaves the table's rows as they are.
     Rejects,
 }
 
@@ -117,8 +127,8 @@ pub trait Destination: StateStore {
 /// A slice being staged.
 #[async_trait]
 pub trait Slice: Send {
-    /// Is told, before the first batch, which checkpoint it builds on, and its version. Only a slice
-    /// whose rows show before it is published needs to know so early.
+    /// Is told, before the first batch, which checkpoint it builds on, and its version. A slice whose
+    /// rows show before it is published must know so early; others name the stream in what they leave.
     fn builds_on(&mut self, _key: &CheckpointKey, _version: u64) {}
 
     /// Takes a batch in. Bounded: waits rather than buffer without limit.

@@ -44,7 +44,7 @@ pub(crate) fn next(status: Option<u16>, reason: &str, in_job: bool) -> Next {
         },
         _ if in_job => Next::GiveUp,
         _ => match status {
-            None | Some(408 | 429 | 500 | 502 | 503 | 504) => Next::Repeat,
+            None | Some(408 | 429 | 500 | 502..=599) => Next::Repeat,
             Some(409) => Next::Adopt,
             Some(_) => Next::GiveUp,
         },
@@ -340,7 +340,7 @@ mod tests {
             (&[400], "invalidUser", GiveUp, GiveUp, 1, ""),
             (&[501], "notImplemented", GiveUp, GiveUp, 1, ""),
             (&[400], "stopped", GiveUp, GiveUp, 1, ""),
-            (&[408, 429], "", Repeat, GiveUp, 75, ""),
+            (&[408, 429, 500, 520, 599], "", Repeat, GiveUp, 75, ""),
         ];
         for (statuses, reason, answered, in_job, code, hint) in table {
             for status in statuses {

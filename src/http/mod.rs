@@ -2,14 +2,30 @@
 //! limit, bounds bodies, guards origins, classifies answers and holds the only retry ring.
 //!
 //! It declares [`Sign`], which puts credentials on a request; `auth` implements it.
+//!
+//! | module | owns |
+//! |---|---|
+//! | here | requests, answers, and who signs them |
+//! | `client` | a request's way, and the retry ring |
+//! | `options` | how a source's requests are sent |
+//! | `connect` `tls` `network` | the clients beneath; certificates; which addresses may be reached |
+//! | `origin` | where requests may go |
+//! | `rate` `retry` | when one may go out; when it is sent again |
+//! | `redirect` | which redirects are followed |
+//! | `classify` `headers` `body` | what an answer means; what its head says; its bytes |
+//! | `failure` | attempts without a usable answer |
 
 mod body;
 mod classify;
 mod client;
+mod connect;
+mod failure;
 mod headers;
 mod network;
+mod options;
 mod origin;
 mod rate;
+mod redirect;
 mod retry;
 mod tls;
 
@@ -26,7 +42,8 @@ use crate::error::Result;
 use crate::telemetry::Meter;
 
 pub use classify::expect_json;
-pub use client::{HttpClient, HttpOptions};
+pub use client::HttpClient;
+pub use options::HttpOptions;
 pub use origin::{Origins, shown};
 pub use retry::RetryPolicy;
 

@@ -12,13 +12,25 @@ use crate::source::Endpoint;
 use crate::source::pages::Pages;
 use crate::source::parents::{Partition, PartitionSink};
 
+/// What the parent's listing shows.
+#[derive(Debug)]
+pub enum Found {
+    /// A partition.
+    Partition(Partition),
+    /// There may be partitions that it has not shown.
+    Incomplete {
+        /// The stream whose listing was not whole: the parent, or one above it.
+        parent: String,
+    },
+}
+
 /// Sends the partitions of `child` in the order of its parent's listing. `chain` is the parent, the
 /// parent's parent…; `bounds` are the parent's own. Ends with the first error.
 pub async fn list(
     chain: Vec<Arc<Endpoint>>,
     child: Stream,
     bounds: Bounds,
-    found: mpsc::Sender<Result<Partition>>,
+    found: mpsc::Sender<Result<Found>>,
 ) {
     if let Err(error) = level(&chain, &child, None, &bounds, &found).await {
         let _ = found.send(Err(error)).await;
@@ -31,14 +43,14 @@ fn level<'a>(
     child: &'a Stream,
     grandparent: Option<&'a Partition>,
     bounds: &'a Bounds,
-    found: &'a mpsc::Sender<Result<Partition>>,
+    found: &'a mpsc::Sender<Result<Found>>,
 ) -> BoxFuture<'a, Result<()>> {
     Box::pin(async move {
         let Some((endpoint, above)) = chain.split_first() else {
             return Ok(());
         };
         if !above.is_empty() && grandparent.is_none() {
-            let (tx, mut rx) = mpsc::channel::<Result<Partition>>(64);
+            let (tx, mut rx) = mpsc::channel::<Result<Found>>(64);
             let open = Bounds {
                 since: None,
                 until: None,
@@ -50,8 +62,15 @@ fn level<'a>(
                 drop(tx);
             };
             let reader = async {
-                while let Some(partition) = rx.recv().await {
-                    level(chain, child, Some(&partition?), bounds, found).await?;
+                while let Some(next) = rx.recv().await {
+                    match next? {
+                        Found::Partition(above) => {
+                            level(chain, child, Some(&above), bounds, found).await?;
+                        }
+                        incomplete @ Found::Incomplete { .. } => {
+                            let _ = found.send(Ok(incomplete)).await;
+                        }
+                    }
                 }
                 Ok(())
             };
@@ -67,7 +86,7 @@ async fn read(
     child: &Stream,
     grandparent: Option<&Partition>,
     bounds: &Bounds,
-    found: &mpsc::Sender<Result<Partition>>,
+    found: &mpsc::Sender<Result<Found>>,
 ) -> Result<()> {
     let fields = child
         .parent
@@ -103,10 +122,14 @@ async fn read(
             .hint("check the field named in braces in the child's `path`"));
         }
         for partition in sink.partitions {
-            if found.send(Ok(partition)).await.is_err() {
+            if found.send(Ok(Found::Partition(partition))).await.is_err() {
                 return Ok(());
             }
         }
+    }
+    if pages.is_incomplete() {
+        let parent = endpoint.stream.name.clone();
+        let _ = found.send(Ok(Found::Incomplete { parent })).await;
     }
     Ok(())
 }

@@ -94,6 +94,12 @@ impl StreamReport {
         self.publishes_in_a_day > MANY_PUBLISHES
     }
 
+    /// Whether records came and none of them fits the table, whose rows are therefore as they were.
+    pub fn fits_nothing(&self) -> bool {
+        let ended = matches!(self.outcome, Outcome::Done | Outcome::TooManyRejects { .. });
+        ended && self.rejected > 0 && self.rows + self.deduplicated == 0
+    }
+
     /// That, in words.
     pub fn published_too_often(&self) -> String {
         format!(

@@ -1,10 +1,20 @@
 //! The slice being filled: decodes pages into batches, stages them, and publishes with a checkpoint.
+//!
+//! | module | owns |
+//! |---|---|
+//! | here | what is read: pages, batches, marks |
+//! | `publish` | how a slice ends, and what the table is given between two |
+//! | `tally` | whether the counts add up, and what reading cost |
+
+mod publish;
+mod tally;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::RecordBatch;
 
+use self::tally::{Cost, Tally};
 use super::contract;
 use super::cursor::{Cursor, CursorColumn};
 use super::fingerprint;
@@ -16,10 +26,9 @@ use crate::destination::rejects;
 use crate::destination::{Absent, BatchKind, Destination, Disposition, TableSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::decode::Decoder;
-use crate::schema::grow::grow;
 use crate::schema::landing::{Contract, column};
 use crate::source::records::{Layout, Walked};
-use crate::state::{Checkpoint, CheckpointKey, CheckpointUpdate, SliceFacts};
+use crate::state::CheckpointKey;
 use crate::telemetry::Meter;
 
 /// Rows after which a batch is handed over, whatever its size.
@@ -50,34 +59,14 @@ pub struct SliceWriter {
     slices: u32,
     /// Highest cursor in the records read since [`Self::take_highest`].
     highest: Option<Cursor>,
-    staged: u64,
-    kept_rejects: u64,
     /// What was read is known not to be all that there is.
     partial: bool,
-    /// Records since the last publish, and those of them that were left out.
-    read: u64,
-    skipped: u64,
+    /// Records since the last publish.
+    tally: Tally,
     /// What it took to read them is counted from here.
-    counted: Counted,
+    cost: Cost,
     /// The saved cursor.
     saved: Option<String>,
-}
-
-/// Counters as they stood.
-struct Counted {
-    bytes: u64,
-    requests: u64,
-    throttled: u64,
-}
-
-impl Counted {
-    fn now(meter: &Meter) -> Self {
-        Self {
-            bytes: Meter::get(&meter.bytes),
-            requests: Meter::get(&meter.requests),
-            throttled: Meter::get(&meter.throttled),
-        }
-    }
 }
 
 struct Open {
@@ -140,7 +129,7 @@ impl SliceWriter {
             clock: context.clock,
             budget: context.budget,
             // What came before, such as a sample for the schema, is part of the first slice's cost.
-            counted: Counted::now(&Meter::default()),
+            cost: Cost::default(),
             meter: context.meter,
             saved: context.saved,
             decoder,
@@ -155,11 +144,8 @@ impl SliceWriter {
             open: None,
             slices: 0,
             highest: None,
-            staged: 0,
-            kept_rejects: 0,
             partial: false,
-            read: 0,
-            skipped: 0,
+            tally: Tally::default(),
         };
         writer.mark_rows()?;
         Ok(writer)
@@ -248,17 +234,17 @@ impl SliceWriter {
             }
         };
         let skipped = self.decoder.take_skipped();
-        self.skipped += skipped;
+        self.tally.skipped += skipped;
         Meter::add(&self.meter.deduplicated, skipped);
         let walked = match walked {
             Ok(walked) => walked,
             Err(error) => {
                 // What came before the fault may still be published.
-                self.read += self.held() - held + skipped;
+                self.tally.read += self.held() - held + skipped;
                 return Err(error);
             }
         };
-        self.read += walked.records;
+        self.tally.read += walked.records;
         if self.contract == Contract::Freeze {
             contract::check_frozen(&self.decoder, &self.key.stream, &self.table.name)?;
         }
@@ -285,7 +271,7 @@ impl SliceWriter {
     pub async fn flush(&mut self) -> Result<()> {
         let found = self.decoder.take_rejects();
         if let Some(batch) = self.decoder.take()? {
-            self.staged += batch.num_rows() as u64;
+            self.tally.staged += batch.num_rows() as u64;
             let batch = match self.table.disposition {
                 Disposition::Scd2 => fingerprint::fill(batch)?,
                 _ => batch,
@@ -293,7 +279,7 @@ impl SliceWriter {
             self.send(BatchKind::Rows, batch).await?;
         }
         if !found.is_empty() {
-            self.kept_rejects += found.len() as u64;
+            self.tally.rejected += found.len() as u64;
             let batch = rejects::batch(&found, &self.key.stream, &self.run_id, self.clock.now())?;
             self.send(BatchKind::Rejects, batch).await?;
         }
@@ -341,7 +327,7 @@ impl SliceWriter {
 
     /// Rows and rejects since the last publish.
     pub fn pending(&self) -> u64 {
-        self.staged + self.kept_rejects + self.held()
+        self.tally.handed_over() + self.held()
     }
 
     /// Seconds since the first batch after the last publish.
@@ -375,139 +361,10 @@ impl SliceWriter {
         self.highest.take()
     }
 
-    /// Publishes what is staged together with `checkpoint`.
-    ///
-    /// # Errors
-    /// The destination's; and [`ErrorKind::Destination`] when the records read are not those staged,
-    /// rejected and left out, in which case nothing is published, or the rows staged are not those
-    /// published, rejected and removed as duplicates.
-    pub async fn publish(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        self.flush().await?;
-        let (read, staged, rejected) = (self.read, self.staged, self.kept_rejects);
-        if read != staged + rejected + self.skipped {
-            return Err(self.miscounted(format!(
-                "{read} records were read, and {staged} were staged, {rejected} rejected and {} left out as known; nothing was published",
-                self.skipped
-            )));
-        }
-        let open = self.opened().await?;
-        let mut slice = open.stager.finish().await?;
-        if self.table.absent == Absent::Close {
-            if self.partial {
-                slice.keep_absent().await?;
-            }
-            if self.partial || rejected > 0 {
-                tracing::warn!(
-                    stream = self.key.stream,
-                    rejected,
-                    "rows that were not listed keep their state: records were missing or rejected, and any of them may be one of these rows"
-                );
-            }
-        }
-        let counted = Counted::now(&self.meter);
-        let cursor = checkpoint.newest();
-        let update = CheckpointUpdate {
-            key: self.key.clone(),
-            checkpoint,
-            expected_version: self.version,
-            run_id: self.run_id.clone(),
-            facts: SliceFacts {
-                records: read,
-                skipped: self.skipped,
-                rejected,
-                bytes: counted.bytes - self.counted.bytes,
-                requests: counted.requests - self.counted.requests,
-                throttled: counted.throttled - self.counted.throttled,
-                cursor_before: self.saved.clone(),
-                cursor_after: cursor.clone(),
-            },
-        };
-        let published = slice.publish(&update).await?;
-        self.version += 1;
-        self.counted = counted;
-        self.saved = cursor;
-        (self.read, self.skipped, self.staged, self.kept_rejects) = (0, 0, 0, 0);
-        self.mark_rows()?;
-        Meter::add(&self.meter.slices, 1);
-        Meter::add(&self.meter.rejected, rejected + published.rejected);
-        Meter::add(&self.meter.published, published.rows);
-        Meter::add(&self.meter.deduplicated, published.deduplicated);
-        if published.rows + published.deduplicated + published.rejected != staged {
-            return Err(self.miscounted(format!(
-                "{staged} rows were staged, and {} were published, {} removed as duplicates and {} rejected by the destination",
-                published.rows, published.deduplicated, published.rejected
-            )));
-        }
-        Ok(())
-    }
-
-    /// Gives an evolving table the columns for what came since it was last given some and what its
-    /// columns do not hold; between slices. Rows that go straight into the table (`at_end`: no more
-    /// will) must not meet a change: the write API learns of it minutes later.
-    ///
-    /// # Errors
-    /// The destination's.
-    pub async fn evolve(&mut self, at_end: bool) -> Result<()> {
-        if self.contract != Contract::Evolve || (self.table.write_method.is_direct() && !at_end) {
-            return Ok(());
-        }
-        let news = self.decoder.news();
-        let schema = grow(&self.table.schema, &news, &contract::rules(&self.table));
-        if news.is_empty() || schema == self.table.schema {
-            return Ok(());
-        }
-        let table = TableSpec {
-            schema,
-            ..self.table.clone()
-        };
-        let changes = self.destination.prepare(&table).await.map_err(|e| {
-            e.context(format!(
-                "everything read was published, and table `{}` could not be given the columns for what is new in it",
-                table.name
-            ))
-        })?;
-        self.decoder = self.decoder.with_columns(&table.schema)?;
-        self.table = table;
-        self.meter.changed(changes);
-        Ok(())
-    }
-
-    fn miscounted(&self, what: String) -> Error {
-        Error::new(
-            ErrorKind::Destination,
-            format!(
-                "the counts of table `{}` in `{}` do not add up: {what}",
-                self.table.name,
-                self.destination.describe()
-            ),
-        )
-        .hint("compare the table with the source before the next run, and report this with the lines of the log")
-    }
-
-    /// Throws away what is read and not published.
-    pub async fn abandon(&mut self) {
-        // Only a bug could fail here, and the rows are thrown away in any case.
-        let _ = self.decoder.take();
-        self.decoder.take_rejects();
-        self.decoder.take_skipped();
-        (self.read, self.skipped, self.staged, self.kept_rejects) = (0, 0, 0, 0);
-        self.partial = false;
-        if let Some(open) = self.open.take()
-            && let Ok(slice) = open.stager.finish().await
-            && let Err(error) = slice.abandon().await
-        {
-            tracing::warn!(
-                table = self.table.name,
-                "staged rows stay until a later run clears them: {}",
-                error.chain()
-            );
-        }
-        let _ = self.mark_rows();
-    }
-
-    /// Whether publishing nothing would empty the table.
+    /// Whether a slice that has to hold all that there is has no row: the table would be empty, or all of
+    /// its rows marked.
     pub fn would_empty(&self) -> bool {
-        self.is_whole() && self.staged + self.decoder.len() as u64 == 0
+        self.is_whole() && self.tally.staged + self.decoder.len() as u64 == 0
     }
 }
 
@@ -517,5 +374,4 @@ fn slice_name(n: u32) -> String {
 }
 
 #[cfg(test)]
-#[path = "slice_tests.rs"]
 mod tests;

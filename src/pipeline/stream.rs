@@ -374,6 +374,12 @@ impl StreamRun {
 
     /// The last publish of a run: nothing to do where nothing came, and nothing is emptied unasked.
     async fn finish(&mut self) -> Result<()> {
+        if self.writer.would_empty() && self.writer.pending() > 0 {
+            // Records came, and none of them fits: only the rejects are new. The rows stay, and with them
+            // the checkpoint that they were read by.
+            self.writer.publish(self.published.clone()).await?;
+            return self.writer.evolve(true).await;
+        }
         if self.writer.would_empty() && !self.stream().table.allow_empty_replace {
             tracing::warn!(
                 stream = self.stream().name,

@@ -132,6 +132,12 @@ impl<'a> Pages<'a> {
         self.pager.may_have_slipped()
     }
 
+    /// Whether the listing, read to its end, is known not to have shown every record.
+    pub fn is_incomplete(&self) -> bool {
+        let (read, announced) = self.counts();
+        self.may_have_slipped() || announced.is_some_and(|announced| read < announced)
+    }
+
     /// Records so far, and how many the API announced.
     pub fn counts(&self) -> (u64, Option<u64>) {
         (self.pager.records(), self.pager.announced())

@@ -576,12 +576,24 @@ pub async fn rejects(place: &dyn Place) {
     assert_eq!(published, counts(1, 0));
     assert_eq!(read().await, [row(1), row(2)]);
 
-    // Added, although the rows are replaced; and alone, too.
+    // Alone they are added, too, and the rows stay: that nothing fits does not mean that nothing is there.
     let mut slice = to.open(&table, "run", "s2").await.unwrap();
     slice.stage(BatchKind::Rejects, bad(3)).await.unwrap();
-    slice.publish(&update(1, "run")).await.unwrap();
+    let published = slice.publish(&update(1, "run")).await.unwrap();
+    assert_eq!(published, counts(0, 0));
     assert_eq!(read().await, [row(1), row(2), row(3)]);
-    expect(place, &table, &[]).await;
+    expect(place, &table, &[person(1, "a", 1)]).await;
+    assert_eq!(version(&*to).await, 2);
+    // With a row beside them the table is replaced.
+    let mut slice = to.open(&table, "run", "s3").await.unwrap();
+    slice.stage(BatchKind::Rejects, bad(4)).await.unwrap();
+    slice
+        .stage(BatchKind::Rows, batch(&table.schema, &[person(2, "b", 1)]))
+        .await
+        .unwrap();
+    slice.publish(&update(2, "run")).await.unwrap();
+    assert_eq!(read().await, [row(1), row(2), row(3), row(4)]);
+    expect(place, &table, &[person(2, "b", 1)]).await;
 }
 
 pub async fn abandoned_and_dropped_slices_never_show(place: &dyn Place) {

@@ -1,4 +1,4 @@
-//! A clock that can be put forward, and one without patience.
+//! Clocks: one that can be put forward, one without patience, and one on which waits are only noted.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -59,5 +59,36 @@ impl Clock for HastyClock {
         SystemClock
             .sleep(duration.min(Duration::from_millis(50)))
             .await;
+    }
+}
+
+/// The machine's clock, on which nobody sleeps: waits are remembered instead.
+#[derive(Default)]
+pub struct NotingClock(Mutex<Vec<Duration>>);
+
+impl NotingClock {
+    /// One that was not waited on yet.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// The waits so far.
+    pub fn waits(&self) -> Vec<Duration> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Clock for NotingClock {
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+
+    fn instant(&self) -> Instant {
+        SystemClock.instant()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.0.lock().unwrap().push(duration);
     }
 }

@@ -2,9 +2,13 @@
 
 mod insert_all;
 mod job;
+mod pages;
+mod query;
 mod tables;
 
-pub(super) use job::{Ended, Query, Row, failure_of, labels};
+pub(super) use job::{failure_of, label_of, labels};
+pub(super) use pages::Row;
+pub(super) use query::{Ended, Query};
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,12 +48,21 @@ struct Inner {
 /// Jobs, and what they cost.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Spent {
-    /// Ids of the jobs.
-    pub jobs: Vec<String>,
-    /// Bytes billed.
-    pub bytes_billed: u64,
+    /// Ids of the jobs, and bytes that each was billed for, as far as is known.
+    pub jobs: Vec<(String, u64)>,
     /// How often the table was published in the day before the last publish, that one included.
     pub publishes_in_a_day: u64,
+}
+
+impl Spent {
+    /// Notes what a job was billed, as far as is known by now. One that is adopted, or looked at again, is
+    /// the same job.
+    pub(super) fn add(&mut self, job: &str, billed: u64) {
+        match self.jobs.iter_mut().find(|(id, _)| id == job) {
+            Some((_, before)) => *before = billed.max(*before),
+            None => self.jobs.push((job.to_owned(), billed)),
+        }
+    }
 }
 
 /// One REST call, before it is tied to the service.
@@ -123,7 +136,6 @@ impl Api {
             let span = name.strip_prefix(stream);
             if span.is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')) {
                 all.jobs.extend_from_slice(&one.jobs);
-                all.bytes_billed += one.bytes_billed;
                 all.publishes_in_a_day = all.publishes_in_a_day.max(one.publishes_in_a_day);
             }
         }

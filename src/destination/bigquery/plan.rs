@@ -1,10 +1,12 @@
 //! What a run would do, found out by reading alone: GET requests and nothing else.
 
+use super::partitions::Partitions;
 use super::state::own_tables;
-use super::{BigQuery, CHECKPOINTS, LEASES, REQUEST_BYTES, shape, spec, sql};
-use crate::destination::audit::{self, LOADS};
+use super::{BigQuery, CHECKPOINTS, LEASES, OPEN_SLICES, shape, spec, sql};
+use crate::destination::audit::{self, LOADS, RUNS};
 use crate::destination::{Absent, Plan, TableSpec, WriteMethod, rejects};
 use crate::error::Result;
+use crate::schema::Column;
 
 impl BigQuery {
     pub(super) async fn plan_table(&self, table: &TableSpec) -> Result<Plan> {
@@ -19,7 +21,9 @@ impl BigQuery {
                 api.new_location()
             ));
         }
-        for (name, _, _) in own_tables() {
+        let journal = table.write_method.is_direct().then_some(OPEN_SLICES);
+        let own = own_tables().map(|(name, _, _)| name).into_iter();
+        for name in own.chain([RUNS]).chain(journal) {
             if !there || api.table(name).await?.is_none() {
                 changes.push(format!("create table `{name}`, which is drawoff's own"));
             }
@@ -62,13 +66,53 @@ impl BigQuery {
                 there = evolved.schema.columns;
             }
         }
+        let (mut steps, sql) = match table.write_method.is_direct() {
+            true => self.plan_direct(table),
+            false => self.plan_staged(table, there),
+        };
+        steps.push(format!(
+            "publish into `{target}.{}` ({}): one query job a slice in project `{}`, billed for the bytes it reads{}",
+            table.name,
+            audit::disposition(table.disposition),
+            api.job_project(),
+            match api.maximum_bytes_billed() {
+                Some(most) => format!(", refused above {most}"),
+                None => String::new(),
+            }
+        ));
+        Ok(Plan {
+            changes,
+            steps,
+            sql: Some(sql),
+        })
+    }
+
+    /// How rows come in through a staging table, and the script that publishes them.
+    fn plan_staged(&self, table: &TableSpec, there: Vec<Column>) -> (Vec<String>, String) {
         let staged = self.quoted("_drawoff_stage_…");
+        let mut steps = vec![match table.write_method {
+            WriteMethod::LoadJob => format!("load rows into {staged}: load jobs, free"),
+            _ => format!(
+                "write rows into {staged} with the Storage Write API, at most {} MiB a request: no job",
+                self.0.limits.request >> 20
+            ),
+        }];
+        let partitions = Partitions::of(table);
+        if table.disposition.is_keyed()
+            && let Some(partitions) = &partitions
+        {
+            steps.push(format!(
+                "find the partitions of {} in which rows change: a query job a slice, billed for the columns of the key and `{}`, unless the staged rows themselves tell",
+                self.quoted(&table.name),
+                partitions.column()
+            ));
+        }
         let publish = sql::Publish {
             spec: table,
             target: self.quoted(&table.name),
             there: &there,
             unfit: None,
-            staged: Some(staged.clone()),
+            staged: Some(staged),
             rejects: Some((
                 self.quoted(&rejects::table_name(&table.name)),
                 self.quoted("_drawoff_stage_…rejects…"),
@@ -81,28 +125,25 @@ impl BigQuery {
             closes: table.absent == Absent::Close && table.disposition.is_keyed(),
             closed: None,
         };
-        Ok(Plan {
-            changes,
-            steps: vec![
-                match table.write_method {
-                    WriteMethod::LoadJob => format!("load rows into {staged}: load jobs, free"),
-                    _ => format!(
-                        "write rows into {staged} with the Storage Write API, at most {} MiB a request: no job",
-                        REQUEST_BYTES >> 20
-                    ),
-                },
-                format!(
-                    "publish into `{target}.{}` ({}): one query job a slice in project `{}`, billed for the bytes it reads{}",
-                    table.name,
-                    audit::disposition(table.disposition),
-                    api.job_project(),
-                    match api.maximum_bytes_billed() {
-                        Some(most) => format!(", refused above {most}"),
-                        None => String::new(),
-                    }
-                ),
-            ],
-            sql: Some(sql::publish(&publish)),
-        })
+        (steps, sql::publish(&publish))
+    }
+
+    /// How rows go straight into the table, and the script that publishes them.
+    fn plan_direct(&self, table: &TableSpec) -> (Vec<String>, String) {
+        let target = self.quoted(&table.name);
+        let way = match table.write_method {
+            WriteMethod::InsertAll => {
+                "with `tabledata.insertAll`: no job, billed by the size of the rows; then one query job a slice counts them"
+            }
+            _ => "with the Storage Write API: no job",
+        };
+        let steps = vec![
+            format!(
+                "note each slice in {}: one query job",
+                self.quoted(OPEN_SLICES)
+            ),
+            format!("write rows straight into {target} {way}"),
+        ];
+        (steps, self.planned_publish(table))
     }
 }

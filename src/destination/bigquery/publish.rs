@@ -47,6 +47,13 @@ impl BigQuerySlice {
             self.spec.name
         );
         let staged = self.staging_of(&self.rows);
+        let mut spec = self.spec.clone();
+        if spec.disposition == Disposition::Replace
+            && !spec.is_cleared_by(self.fit(), self.rejects.staged() + self.unfit)
+        {
+            // No rows to add, and none to remove.
+            spec.disposition = Disposition::Append;
+        }
         let closes = self.spec.absent == Absent::Close
             && self.spec.disposition.is_keyed()
             && self.rejects.staged() + self.unfit == 0;
@@ -56,7 +63,7 @@ impl BigQuerySlice {
         let publish = Query {
             what: what.clone(),
             sql: sql::publish(&sql::Publish {
-                spec: &self.spec,
+                spec: &spec,
                 target: destination.quoted(&self.spec.name),
                 there: &self.there,
                 staged,

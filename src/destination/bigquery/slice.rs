@@ -3,13 +3,14 @@
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 
+use super::BigQuery;
 use super::partitions::Partitions;
 use super::stage::Stage;
-use super::{BigQuery, spec};
-use crate::destination::{Absent, BatchKind, Disposition, Published, Slice, TableSpec, rejects};
+use crate::destination::key::check_filled;
+use crate::destination::{Absent, BatchKind, Published, Slice, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Column;
-use crate::state::CheckpointUpdate;
+use crate::state::{CheckpointKey, CheckpointUpdate};
 
 /// A slice being staged in BigQuery.
 pub(super) struct BigQuerySlice {
@@ -101,26 +102,21 @@ impl BigQuerySlice {
         self.there = self.columns_there().await?;
         self.unfit = self.count_unfit(update).await?;
         self.refused += self.unfit;
-        if self.spec.disposition == Disposition::Replace && self.fit() == 0 && self.refused > 0 {
-            return Err(Error::new(
-                ErrorKind::Schema,
-                format!(
-                    "BigQuery refused every one of {} rows for `{full}`; the table stays as it is",
-                    self.refused
-                ),
-            )
-            .hint("a value is outside its column's range: see the limits of its type, or make the column a STRING"));
-        }
         Ok(())
     }
 }
 
 #[async_trait]
 impl Slice for BigQuerySlice {
+    fn builds_on(&mut self, key: &CheckpointKey, _version: u64) {
+        self.rows.is_for(key);
+        self.rejects.is_for(key);
+    }
+
     async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {
         match kind {
             BatchKind::Rows => {
-                spec::check_keys(&self.spec, &batch)?;
+                check_filled(&self.spec, &batch)?;
                 if let Some(partitions) = &mut self.partitions {
                     partitions.add_batch(&batch)?;
                     partitions.check(&self.spec.name)?;

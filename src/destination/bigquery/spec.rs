@@ -1,7 +1,6 @@
 //! Whether a table as a stream wants it is one that BigQuery can have, before anything is sent.
 
-use arrow_array::{Array, RecordBatch};
-
+use crate::destination::key::{self, unique_key};
 use crate::destination::{Disposition, PartitionUnit, TableSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::landing::column;
@@ -10,20 +9,12 @@ use crate::schema::{Column, ColumnType, MAX_NESTING, Mode, name, size};
 /// Most clustering columns (BigQuery's quota page, 2026-08).
 const MOST_CLUSTERING: usize = 4;
 
-/// Most columns of a table, those inside RECORDs included, and deepest nesting of RECORDs (as above).
-const MOST_COLUMNS: usize = 10_000;
+/// Most columns of a table, those inside RECORDs included: 10,000 (as above), and its staging table has
+/// one more.
+const MOST_COLUMNS: usize = 9_999;
 
 /// Longest table name that leaves room for the names of its staging tables.
 const LONGEST_NAME: usize = 300;
-
-/// The key by which the rows of a slice are made unique; `None` where they need not be.
-pub(super) fn unique_key(spec: &TableSpec) -> Option<&[String]> {
-    match spec.disposition {
-        Disposition::Append => None,
-        Disposition::Replace if spec.primary_key.is_empty() => None,
-        Disposition::Merge | Disposition::Replace | Disposition::Scd2 => Some(&spec.primary_key),
-    }
-}
 
 /// Whether a row with a given key is always found in the partition that a newer one with this key is in.
 pub(super) fn stays_in_its_partition(spec: &TableSpec) -> bool {
@@ -77,13 +68,7 @@ pub(super) fn check(spec: &TableSpec) -> Result<()> {
     if spec.schema.columns.is_empty() {
         return fail("it has no columns".into());
     }
-    if spec.disposition.is_keyed() && spec.primary_key.is_empty() {
-        return Err(Error::new(
-            ErrorKind::Schema,
-            format!("table `{name}` is to be merged into, and has no primary key"),
-        )
-        .hint("give the stream a `primary_key`, or append to the table"));
-    }
+    key::check_given(spec)?;
     if spec.schema.column(super::sql::SEQUENCE).is_some() {
         return fail(format!(
             "its column `{}` has a name that staging tables need",
@@ -91,14 +76,7 @@ pub(super) fn check(spec: &TableSpec) -> Result<()> {
         ));
     }
     check_columns(name, &spec.schema.columns, "", 0)?;
-    let find = |column: &str, role: &str| {
-        spec.schema.column(column).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Schema,
-                format!("the {role} `{column}` of table `{name}` is none of its columns"),
-            )
-        })
-    };
+    let find = |column: &str, role: &str| key::find(spec, column, role).map(|(_, column)| column);
     for column in unique_key(spec).unwrap_or_default() {
         let column = find(column, "primary key column")?;
         if !comparable(column) {
@@ -215,32 +193,6 @@ fn comparable(column: &Column) -> bool {
             column.kind,
             ColumnType::Record | ColumnType::Json | ColumnType::Geography
         )
-}
-
-/// Whether every row has its key: a null never equals another, so such a row would be inserted again
-/// by every run.
-///
-/// # Errors
-/// [`ErrorKind::Schema`] naming the first key column that has a null.
-pub(super) fn check_keys(spec: &TableSpec, batch: &RecordBatch) -> Result<()> {
-    let Some(key) = unique_key(spec) else {
-        return Ok(());
-    };
-    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-        let part = key.iter().any(|k| k.eq_ignore_ascii_case(field.name()));
-        if part && column.null_count() > 0 {
-            return Err(Error::new(
-                ErrorKind::Schema,
-                format!(
-                    "a row for table `{}` has no value in the primary key column `{}`",
-                    spec.name,
-                    field.name()
-                ),
-            )
-            .hint("name columns in `primary_key` that the API always fills, and make them REQUIRED so that records without them are rejected one by one"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! A staging table: made when the first rows come, filled by one of the ways in, read once by the
-//! publish, dropped.
+//! A staging table: made when rows need it, filled by one of the ways in, read once by the publish,
+//! dropped.
 
 use arrow_array::RecordBatch;
 use arrow_select::concat::concat_batches;
@@ -11,16 +11,19 @@ use super::{BigQuery, STAGING_LIFETIME, STAGING_PREFIX, shape};
 use crate::destination::WriteMethod;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{TableSchema, arrow_schema};
+use crate::state::CheckpointKey;
 
 /// Batches are put together until they are this large: a request costs a round trip.
 const GATHER_BYTES: usize = 2 << 20;
 
-/// Rows of one kind on their way into a staging table, which is made when the first come.
+/// Rows of one kind on their way into a staging table.
 pub(super) struct Stage {
     pub(super) table: String,
     /// The table that the rows are for, and the run: for the labels of jobs.
     target: String,
     run_id: String,
+    /// The checkpoint that the rows build on, where that is known: for the labels, too.
+    key: Option<CheckpointKey>,
     schema: TableSchema,
     method: WriteMethod,
     gathered: Vec<RecordBatch>,
@@ -73,6 +76,7 @@ impl Stage {
             table: staging_name(target, run_id, slice),
             target: target.to_owned(),
             run_id: run_id.to_owned(),
+            key: None,
             schema,
             method,
             gathered: Vec::new(),
@@ -80,6 +84,11 @@ impl Stage {
             writer: None,
             created: false,
         }
+    }
+
+    /// Is told which checkpoint the rows build on.
+    pub(super) fn is_for(&mut self, key: &CheckpointKey) {
+        self.key = Some(key.clone());
     }
 
     /// Rows taken in, without those that were refused.
@@ -129,26 +138,20 @@ impl Stage {
     async fn writer(&mut self, destination: &BigQuery) -> Result<&mut Writer> {
         if self.writer.is_none() {
             let inner = &destination.0;
-            if !self.created {
-                let now = inner.api.google().clock().now().as_millisecond();
-                let expires = now + STAGING_LIFETIME.as_millis() as i64;
-                let body = json!({
-                    "description": "Rows on their way; made and dropped by drawoff.",
-                    "schema": {"fields": shape::to_fields(&shape::staging(&self.schema.columns))},
-                    "expirationTime": expires.to_string(),
-                    "labels": {"drawoff": "staging"},
-                });
-                // The name is nobody else's: one that is there is ours, its answer was lost.
-                inner.api.create_table(&self.table, body).await?;
-                self.created = true;
+            if self.method != WriteMethod::LoadJob {
+                self.create_table(destination).await?;
             }
             let writer = match self.method {
                 WriteMethod::LoadJob => {
-                    let labels = [
+                    let mut labels = vec![
                         ("drawoff", "load"),
-                        ("drawoff_table", &self.target),
-                        ("drawoff_run", &self.run_id),
+                        ("drawoff_table", self.target.as_str()),
+                        ("drawoff_run", self.run_id.as_str()),
                     ];
+                    if let Some(key) = &self.key {
+                        labels.push(("drawoff_source", key.source.as_str()));
+                        labels.push(("drawoff_stream", key.stream.as_str()));
+                    }
                     let writer =
                         LoadWriter::open(&inner.api, &self.table, &self.schema, &labels).await?;
                     Writer::Load(Box::new(writer))
@@ -174,9 +177,32 @@ impl Stage {
             .ok_or_else(|| Error::new(ErrorKind::Bug, "a writer went missing"))
     }
 
+    async fn create_table(&mut self, destination: &BigQuery) -> Result<()> {
+        if self.created {
+            return Ok(());
+        }
+        let api = &destination.0.api;
+        let now = api.google().clock().now().as_millisecond();
+        let expires = now + STAGING_LIFETIME.as_millis() as i64;
+        let body = json!({
+            "description": "Rows on their way; made and dropped by drawoff.",
+            "schema": {"fields": shape::to_fields(&shape::staging(&self.schema.columns))},
+            "expirationTime": expires.to_string(),
+            "labels": {"drawoff": "staging"},
+        });
+        // The name is nobody else's: one that is there is ours, its answer was lost.
+        api.create_table(&self.table, body).await?;
+        self.created = true;
+        Ok(())
+    }
+
     /// Everything staged, acknowledged and readable.
     pub(super) async fn commit(&mut self, destination: &BigQuery) -> Result<()> {
         self.flush(destination).await?;
+        // A load job needs the table when it starts; the file may take longer than the table is kept.
+        if matches!(self.writer, Some(Writer::Load(_))) {
+            self.create_table(destination).await?;
+        }
         match &mut self.writer {
             Some(writer) => writer.commit().await,
             None => Ok(()),

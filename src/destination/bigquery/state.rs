@@ -138,12 +138,12 @@ impl StateStore for BigQuery {
     async fn record(&self, runs: &mut [RunRecord]) -> Result<()> {
         for run in runs.iter_mut() {
             let spent = self.api().spent_on(&run.stream);
-            run.jobs = spent.jobs;
-            run.bytes_billed = spent.bytes_billed;
+            run.bytes_billed = spent.jobs.iter().map(|(_, billed)| billed).sum();
+            run.jobs = spent.jobs.into_iter().map(|(id, _)| id).collect();
             run.publishes_in_a_day = spent.publishes_in_a_day;
         }
         self.ensure_runs().await?;
-        let columns: Vec<String> = audit::run_columns().into_iter().map(|c| c.name).collect();
+        let columns = audit::run_column_names();
         for runs in runs.chunks(RECORDS_AT_ONCE) {
             let Some(first) = runs.first() else { continue };
             let rows: Vec<Vec<Cell>> = runs.iter().map(audit::run_cells).collect();

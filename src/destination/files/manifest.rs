@@ -6,17 +6,23 @@
 //! before anything else.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::Folder;
+use super::durable::{flush_folder, replace_json};
+use super::encode::Written;
 use super::failure::failed;
+use super::staging::StagingFolder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::TableSchema;
 use crate::state::{Checkpoint, CheckpointKey};
+
+/// Name of the file.
+const MANIFEST: &str = "manifest.json";
 
 /// Of this format; a higher one is refused.
 const FORMAT: u32 = 1;
@@ -70,6 +76,32 @@ pub struct Pending {
     pub deletes: Vec<String>,
 }
 
+impl Pending {
+    /// Has a staged file moved to a table's folder under that name; what the table is to list.
+    pub fn bring(
+        &mut self,
+        file: &Written,
+        staging: &StagingFolder,
+        table: &str,
+        name: String,
+    ) -> Part {
+        let from = file.path.file_name().unwrap_or_default().to_string_lossy();
+        self.renames
+            .push((staging.relative(&from), format!("{table}/{name}")));
+        Part {
+            name,
+            rows: file.rows,
+            bytes: file.bytes,
+        }
+    }
+
+    /// Has files of a table removed.
+    pub fn remove<'a>(&mut self, table: &str, names: impl IntoIterator<Item = &'a String>) {
+        let paths = names.into_iter().map(|name| format!("{table}/{name}"));
+        self.deletes.extend(paths);
+    }
+}
+
 impl Default for Manifest {
     fn default() -> Self {
         Self {
@@ -84,7 +116,7 @@ impl Default for Manifest {
 impl Manifest {
     /// The manifest of the folder; an empty one where none was ever published.
     pub fn load(folder: &Folder) -> Result<Self> {
-        let path = folder.own().join("manifest.json");
+        let path = folder.own().join(MANIFEST);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -113,19 +145,7 @@ impl Manifest {
 
     /// Replaces the folder's manifest; durable when it returns. The caller holds the lock.
     pub fn save(&self, folder: &Folder) -> Result<()> {
-        let (path, new) = (
-            folder.own().join("manifest.json"),
-            folder.own().join("manifest.json.new"),
-        );
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.sync_all()?;
-            drop(file);
-            fs::rename(&new, &path)?;
-            sync_folder(&folder.own())
-        };
-        write().map_err(|e| failed(format!("could not write {}", path.display()), e))
+        replace_json(&folder.own(), MANIFEST, self)
     }
 
     /// Does what is still to be done on disk. The caller holds the lock.
@@ -165,8 +185,7 @@ impl Manifest {
         touched.sort();
         touched.dedup();
         for path in touched {
-            sync_folder(&path)
-                .map_err(|e| failed(format!("could not flush {}", path.display()), e))?;
+            flush_folder(&path)?;
         }
         Ok(())
     }
@@ -185,13 +204,4 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
     }
     fs::rename(from, to)
-}
-
-/// Makes names in a folder durable.
-pub fn sync_folder(path: &Path) -> io::Result<()> {
-    // Windows opens no folders as files, and needs no such thing.
-    if cfg!(unix) {
-        File::open(path)?.sync_all()?;
-    }
-    Ok(())
 }

@@ -18,6 +18,7 @@
 
 mod close;
 pub(super) mod conform;
+mod durable;
 pub(super) mod encode;
 mod failure;
 mod manifest;

@@ -7,13 +7,13 @@ use async_trait::async_trait;
 
 use super::Folder;
 use super::close::{copy_marked, has_unmarked};
+use super::durable::flush_folder;
 use super::encode::{PartWriter, Written};
-use super::failure::failed;
-use super::manifest::{Manifest, Part, Stored, sync_folder};
+use super::manifest::{Manifest, Part, Pending, Stored};
 use super::merge::{Existing, Kept, KeyFile, Keys, copy_kept, superseded};
 use super::staging::StagingFolder;
 use crate::destination::blocking::Worker;
-use crate::destination::key::{Key, check_shape, schema_of};
+use crate::destination::key::{Key, check_filled, check_shape, schema_of};
 use crate::destination::{
     Absent, BatchKind, Disposition, Published, Slice, TableSpec, lease_lost, rejects,
     version_conflict,
@@ -132,7 +132,7 @@ impl Work {
             return self.rejects.write(batch);
         }
         if let Some((key, file)) = &mut self.key {
-            key.check(&self.table.name, batch)?;
+            check_filled(&self.table, batch)?;
             file.add(batch, &key.columns)?;
         }
         self.staged += batch.num_rows() as u64;
@@ -202,11 +202,12 @@ fn publish(work: Work, update: &CheckpointUpdate) -> Result<Published> {
         // This very slice went through before and its answer was lost.
         return Ok(published);
     }
-    if table.disposition == Disposition::Replace {
+    let rejects = new.rejects.iter().map(|f| f.rows).sum();
+    if table.is_cleared_by(staged, rejects) {
         new.removed = live.files.iter().map(|f| f.name.clone()).collect();
     }
 
-    manifest.pending = super::manifest::Pending::default();
+    manifest.pending = Pending::default();
     let mut number = 0;
     let rejected = rejects::table_name(&table.name);
     for (name, written, removed) in [
@@ -215,21 +216,12 @@ fn publish(work: Work, update: &CheckpointUpdate) -> Result<Published> {
     ] {
         let live = manifest.tables.get_mut(name).ok_or_else(|| lost(name))?;
         live.files.retain(|f| !removed.contains(&f.name));
-        let deletes = removed.iter().map(|file| format!("{name}/{file}"));
-        manifest.pending.deletes.extend(deletes);
+        manifest.pending.remove(name, &removed);
         for file in written {
             let part = format!("{}-{number:04}.parquet", names);
             number += 1;
-            let from = file.path.file_name().unwrap_or_default().to_string_lossy();
-            manifest
-                .pending
-                .renames
-                .push((place.relative(&from), format!("{name}/{part}")));
-            live.files.push(Part {
-                name: part,
-                rows: file.rows,
-                bytes: file.bytes,
-            });
+            live.files
+                .push(manifest.pending.bring(&file, &place, name, part));
         }
     }
     manifest
@@ -243,8 +235,7 @@ fn publish(work: Work, update: &CheckpointUpdate) -> Result<Published> {
         slice: slice.clone(),
         checkpoint: update.checkpoint.clone(),
     });
-    sync_folder(&place.path)
-        .map_err(|e| failed(format!("could not flush {}", place.path.display()), e))?;
+    flush_folder(&place.path)?;
     manifest.save(&folder)?;
     // Published. Whoever comes next would do the rest, too.
     manifest.settle(&folder).map_err(|e| {

@@ -1,8 +1,9 @@
 //! A table's files again, in wider types.
 
 use super::Folder;
+use super::durable::flush_folder;
 use super::encode::{PartWriter, read};
-use super::manifest::{Manifest, Part};
+use super::manifest::Manifest;
 use super::staging::StagingFolder;
 use crate::error::Result;
 use crate::schema::arrow_schema;
@@ -24,25 +25,13 @@ pub fn rewrite(
         for batch in read(&folder.root.join(name).join(&file.name), None)? {
             out.write(&batch?)?;
         }
-        manifest
-            .pending
-            .deletes
-            .push(format!("{name}/{}", file.name));
+        manifest.pending.remove(name, [&file.name]);
     }
     table.files.clear();
     for (number, file) in out.finish()?.into_iter().enumerate() {
         let part = format!("part-wider-{}-{number:04}.parquet", staging.id);
-        let from = file.path.file_name().unwrap_or_default().to_string_lossy();
-        manifest
-            .pending
-            .renames
-            .push((staging.relative(&from), format!("{name}/{part}")));
-        table.files.push(Part {
-            name: part,
-            rows: file.rows,
-            bytes: file.bytes,
-        });
+        let part = manifest.pending.bring(&file, staging, name, part);
+        table.files.push(part);
     }
-    super::manifest::sync_folder(&staging.path)
-        .map_err(|e| super::failed(format!("could not flush {}", staging.path.display()), e))
+    flush_folder(&staging.path)
 }

@@ -7,15 +7,16 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::durable::replace_json;
 use super::failure::failed;
-use super::manifest::{Manifest, sync_folder};
+use super::manifest::Manifest;
 use super::{FilesDestination, Folder};
 use crate::destination::audit::{self, Cell};
 use crate::destination::blocking;
-use crate::error::{Error, ErrorKind, Result};
+use crate::destination::leases::{self, LeaseKeeper};
+use crate::error::Result;
 use crate::state::{Acquired, CheckpointKey, Held, Lease, RunRecord, SavedCheckpoint, StateStore};
 
 /// Leases, by source.
@@ -49,34 +50,15 @@ impl StateStore for FilesDestination {
     }
 
     async fn acquire(&self, lease: &Lease) -> Result<Acquired> {
-        let (folder, lease) = (self.folder.clone(), lease.clone());
-        blocking::run(move || {
-            let mut answer = None;
-            folder.change_lease(&lease, |stored| {
-                let (acquired, held) = lease.claim(stored, Timestamp::now());
-                answer = Some(acquired);
-                Ok(held)
-            })?;
-            answer.ok_or_else(|| Error::new(ErrorKind::Bug, "a lease was not looked at"))
-        })
-        .await
+        leases::acquire(&self.folder, lease).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<()> {
-        let (folder, lease) = (self.folder.clone(), lease.clone());
-        blocking::run(move || {
-            folder.change_lease(&lease, |stored| {
-                lease
-                    .extend(stored, Timestamp::now(), &folder.shown)
-                    .map(Some)
-            })
-        })
-        .await
+        leases::renew(&self.folder, lease).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<()> {
-        let (folder, lease) = (self.folder.clone(), lease.clone());
-        blocking::run(move || folder.change_lease(&lease, |stored| Ok(lease.give_up(stored)))).await
+        leases::release(&self.folder, lease).await
     }
 
     async fn record(&self, runs: &mut [RunRecord]) -> Result<()> {
@@ -103,34 +85,10 @@ impl Folder {
         Ok(held.map(|h| h.run_id).filter(|by| by != run_id))
     }
 
-    /// Changes a source's lease under the lock; nothing where `how` gives nothing.
-    fn change_lease(
-        &self,
-        lease: &Lease,
-        how: impl FnOnce(Option<Held>) -> Result<Option<Held>>,
-    ) -> Result<()> {
-        let _lock = self.lock()?;
-        let mut leases = self.leases()?;
-        let Some(held) = how(leases.remove(&lease.source))? else {
-            return Ok(());
-        };
-        leases.insert(lease.source.clone(), held);
-        let (path, new) = (self.own().join(LEASES), self.own().join("leases.json.new"));
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(&leases)?)?;
-            file.sync_all()?;
-            drop(file);
-            fs::rename(&new, &path)?;
-            sync_folder(&self.own())
-        };
-        write().map_err(|e| failed(format!("could not write {}", path.display()), e))
-    }
-
     fn record(&self, runs: &[RunRecord]) -> Result<()> {
         let _lock = self.lock()?;
         let path = self.own().join(RUNS);
-        let names: Vec<String> = audit::run_columns().into_iter().map(|c| c.name).collect();
+        let names = audit::run_column_names();
         let mut lines = Vec::new();
         for run in runs {
             let row: Map<String, Value> = names
@@ -150,10 +108,31 @@ impl Folder {
     }
 }
 
+impl LeaseKeeper for Folder {
+    fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    fn change_lease<T>(
+        &self,
+        source: &str,
+        how: impl FnOnce(Option<Held>) -> Result<(T, Option<Held>)>,
+    ) -> Result<T> {
+        let _lock = self.lock()?;
+        let mut leases = self.leases()?;
+        let (answer, held) = how(leases.remove(source))?;
+        if let Some(held) = held {
+            leases.insert(source.to_owned(), held);
+            replace_json(&self.own(), LEASES, &leases)?;
+        }
+        Ok(answer)
+    }
+}
+
 fn value(cell: Cell) -> Value {
     match cell {
         Cell::Text(text) => text.into(),
         Cell::Count(count) => count.into(),
-        Cell::Time(time) => time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string().into(),
+        Cell::Time(time) => audit::time_text(time).into(),
     }
 }

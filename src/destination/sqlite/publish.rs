@@ -135,7 +135,7 @@ fn publish(mut work: Work, update: &CheckpointUpdate) -> Result<Published> {
         return Err(lease_lost(update, &by, &place.shown));
     }
 
-    if table.disposition == Disposition::Replace {
+    if table.is_cleared_by(staged, staging.rejects) {
         tx.execute(&format!("DELETE FROM main.{}", quoted(&table.name)), [])
             .map_err(fail)?;
     }

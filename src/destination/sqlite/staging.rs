@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use super::ddl::{definition, list, quoted};
 use super::failure::failed;
 use super::{Place, connect, encode};
-use crate::destination::key::{Key, check_shape, schema_of};
+use crate::destination::key::{Key, check_filled, check_shape, schema_of};
 use crate::destination::{BatchKind, TableSpec};
 use crate::error::Result;
 use crate::schema::ColumnType;
@@ -122,9 +122,7 @@ impl Staging {
         };
         let (sql, order) = match kind {
             BatchKind::Rows => {
-                if let Some(key) = &self.key {
-                    key.check(&table.name, batch)?;
-                }
+                check_filled(table, batch)?;
                 (&self.insert_rows, self.order)
             }
             BatchKind::Rejects => (&self.insert_rejects, None),

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use super::failure::failed;
 use super::{Place, SqliteDestination, ddl};
 use crate::destination::audit::{self, Cell, LOADS, RUNS};
+use crate::destination::leases::{self, LeaseKeeper};
 use crate::destination::{Published, TableSpec, blocking};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{
@@ -25,34 +26,15 @@ impl StateStore for SqliteDestination {
     }
 
     async fn acquire(&self, lease: &Lease) -> Result<Acquired> {
-        let (place, lease) = (self.place.clone(), lease.clone());
-        blocking::run(move || {
-            let mut answer = None;
-            place.change_lease(&lease, |stored| {
-                let (acquired, held) = lease.claim(stored, Timestamp::now());
-                answer = Some(acquired);
-                Ok(held)
-            })?;
-            answer.ok_or_else(|| Error::new(ErrorKind::Bug, "a lease was not looked at"))
-        })
-        .await
+        leases::acquire(&self.place, lease).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<()> {
-        let (place, lease) = (self.place.clone(), lease.clone());
-        blocking::run(move || {
-            place.change_lease(&lease, |stored| {
-                lease
-                    .extend(stored, Timestamp::now(), &place.shown)
-                    .map(Some)
-            })
-        })
-        .await
+        leases::renew(&self.place, lease).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<()> {
-        let (place, lease) = (self.place.clone(), lease.clone());
-        blocking::run(move || place.change_lease(&lease, |stored| Ok(lease.give_up(stored)))).await
+        leases::release(&self.place, lease).await
     }
 
     async fn record(&self, runs: &mut [RunRecord]) -> Result<()> {
@@ -115,51 +97,9 @@ impl Place {
             .collect()
     }
 
-    /// Changes a source's lease in a transaction of its own; nothing where `how` gives nothing.
-    fn change_lease(
-        &self,
-        lease: &Lease,
-        how: impl FnOnce(Option<Held>) -> Result<Option<Held>>,
-    ) -> Result<()> {
-        let fail = |e| {
-            failed(
-                format!(
-                    "could not change the lease of `{}` in {}",
-                    lease.source, self.shown
-                ),
-                e,
-            )
-        };
-        let mut conn = self.connection();
-        self.use_wal(&conn)?;
-        let tx = conn
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(fail)?;
-        ddl::own_tables(&tx).map_err(fail)?;
-        let Some(held) = how(stored_lease(&tx, &lease.source).map_err(fail)?)? else {
-            return Ok(());
-        };
-        let holder = serde_json::to_string(&held.holder).map_err(|e| {
-            Error::new(ErrorKind::Bug, "could not write a lease's holder as JSON").source(e)
-        })?;
-        tx.execute(
-            "INSERT OR REPLACE INTO main._drawoff_leases (source, run_id, acquired_at, expires_at, holder)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![
-                lease.source,
-                held.run_id,
-                held.acquired_at.to_string(),
-                held.expires_at.to_string(),
-                holder
-            ],
-        )
-        .map_err(fail)?;
-        tx.commit().map_err(fail)
-    }
-
     fn record(&self, runs: &[RunRecord]) -> Result<()> {
         let fail = |e| failed(format!("could not write to `{RUNS}` in {}", self.shown), e);
-        let names: Vec<String> = audit::run_columns().into_iter().map(|c| c.name).collect();
+        let names = audit::run_column_names();
         let sql = insert(RUNS, names.iter().map(String::as_str));
         let mut conn = self.connection();
         let tx = conn
@@ -172,6 +112,53 @@ impl Place {
                 .map_err(fail)?;
         }
         tx.commit().map_err(fail)
+    }
+}
+
+impl LeaseKeeper for Place {
+    fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// In a transaction of its own.
+    fn change_lease<T>(
+        &self,
+        source: &str,
+        how: impl FnOnce(Option<Held>) -> Result<(T, Option<Held>)>,
+    ) -> Result<T> {
+        let fail = |e| {
+            failed(
+                format!("could not change the lease of `{source}` in {}", self.shown),
+                e,
+            )
+        };
+        let mut conn = self.connection();
+        self.use_wal(&conn)?;
+        let tx = conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(fail)?;
+        ddl::own_tables(&tx).map_err(fail)?;
+        let (answer, held) = how(stored_lease(&tx, source).map_err(fail)?)?;
+        let Some(held) = held else {
+            return Ok(answer);
+        };
+        let holder = serde_json::to_string(&held.holder).map_err(|e| {
+            Error::new(ErrorKind::Bug, "could not write a lease's holder as JSON").source(e)
+        })?;
+        tx.execute(
+            "INSERT OR REPLACE INTO main._drawoff_leases (source, run_id, acquired_at, expires_at, holder)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                source,
+                held.run_id,
+                held.acquired_at.to_string(),
+                held.expires_at.to_string(),
+                holder
+            ],
+        )
+        .map_err(fail)?;
+        tx.commit().map_err(fail)?;
+        Ok(answer)
     }
 }
 
@@ -248,6 +235,6 @@ fn value(cell: Cell) -> Value {
         Cell::Text(text) => text.map_or(Value::Null, Value::Text),
         // Counts stay far below 2^63.
         Cell::Count(count) => Value::Integer(count as i64),
-        Cell::Time(time) => Value::Text(time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()),
+        Cell::Time(time) => Value::Text(audit::time_text(time)),
     }
 }

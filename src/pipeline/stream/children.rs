@@ -12,7 +12,7 @@ use super::StreamRun;
 use crate::connector::CursorField;
 use crate::error::Result;
 use crate::pipeline::cursor::Cursor;
-use crate::pipeline::partitions;
+use crate::pipeline::partitions::{self, Found};
 use crate::pipeline::plan::Bounds;
 use crate::source::Endpoint;
 use crate::source::pages::Pages;
@@ -46,7 +46,7 @@ impl StreamRun {
             Bounds::open()
         };
 
-        let (found, mut inbox) = mpsc::channel::<Result<Partition>>(256);
+        let (found, mut inbox) = mpsc::channel::<Result<Found>>(256);
         let (chain, child) = (self.parents.clone(), endpoint.stream.clone());
         let _lister = AbortOnDropHandle::new(tokio::spawn(async move {
             partitions::list(chain, child, parent_bounds, found).await;
@@ -62,8 +62,18 @@ impl StreamRun {
                 } else {
                     inbox.try_recv().ok()
                 };
-                let Some(partition) = next else { break };
-                let partition = partition?;
+                let Some(next) = next else { break };
+                let partition = match next? {
+                    Found::Partition(partition) => partition,
+                    Found::Incomplete { parent } => {
+                        tracing::warn!(
+                            stream = endpoint.stream.name,
+                            "not all of stream `{parent}` was listed (records went away while pages were counted, or the API announced more than it served), so that some of its children may be missing"
+                        );
+                        self.writer.expect_more();
+                        continue;
+                    }
+                };
                 if self.is_done(&partition) {
                     continue;
                 }
@@ -187,8 +197,7 @@ impl StreamRun {
                 pages.turn(&page, &walked)?;
                 self.stop_if_asked(endpoint)?;
             }
-            let (read, announced) = pages.counts();
-            if pages.may_have_slipped() || announced.is_some_and(|announced| read < announced) {
+            if pages.is_incomplete() {
                 self.writer.expect_more();
             }
         }

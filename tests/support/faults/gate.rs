@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::header::{CONTENT_TYPE, LOCATION, RANGE};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use crate::support::binary::moment;
 use crate::support::emulator::PROJECT;
@@ -26,6 +29,37 @@ pub enum Call {
     Job,
     /// `jobs.getQueryResults` of the transaction that publishes.
     Results,
+    /// The request that opens the upload of a load job.
+    OpenUpload,
+    /// A chunk of such an upload, or the question how far it is.
+    Upload,
+    /// `jobs.get` of a load job.
+    LoadJob,
+    /// `jobs.insert` of the statement that notes a slice as open.
+    NoteOpen,
+    /// `tabledata.insertAll`.
+    InsertAll,
+    /// `jobs.insert` of the query that counts a slice's rows.
+    Count,
+    /// `jobs.insert` of the query for the partitions that a publish will change.
+    Positions,
+    /// `jobs.insert` of the statement that keeps a dead slice from being published.
+    Claim,
+    /// `jobs.insert` of the statement that deletes a dead slice's rows.
+    DeleteRows,
+    /// `jobs.insert` of the statement that strikes a dead slice off.
+    Forget,
+}
+
+impl Call {
+    /// Whether it inserts a query job.
+    fn is_query(self) -> bool {
+        use Call::{Claim, Count, DeleteRows, Forget, NoteOpen, Positions, Publish};
+        let queries = [
+            Claim, Count, DeleteRows, Forget, NoteOpen, Positions, Publish,
+        ];
+        queries.contains(&self)
+    }
 }
 
 /// What happens to it.
@@ -37,7 +71,9 @@ pub enum Fault {
     Cut,
     /// It arrives, a job is done, and the connection is cut in the middle of the answer.
     LoseAnswer,
-    /// Nothing more happens, ever; it has not arrived…
+    /// It arrives, and the job in its answer is still at work, as BigQuery's are.
+    AtWork,
+    /// Nothing more happens until it is let go; it has not arrived…
     HoldBefore,
     /// …or it has.
     HoldAfter,
@@ -48,9 +84,12 @@ struct Shared {
     upstream: String,
     client: reqwest::Client,
     rules: Mutex<Vec<(Call, Fault)>>,
+    /// The query job that was inserted last.
+    inserted: Mutex<String>,
     /// The job that publishes, once it was inserted.
     publish: Mutex<String>,
     held: AtomicUsize,
+    go: Notify,
 }
 
 /// The proxy.
@@ -92,7 +131,12 @@ impl RestGate {
         self.shared.rules.lock().unwrap().clear();
     }
 
-    /// Calls held for ever.
+    /// Lets go of what is held.
+    pub fn release(&self) {
+        self.shared.go.notify_waiters();
+    }
+
+    /// Calls held so far.
     pub fn held(&self) -> usize {
         self.shared.held.load(Ordering::SeqCst)
     }
@@ -100,18 +144,44 @@ impl RestGate {
 
 impl Shared {
     fn call(&self, method: &Method, path: &str, body: &[u8]) -> Option<Call> {
-        let body = std::str::from_utf8(body).unwrap_or_default();
+        let text = std::str::from_utf8(body).unwrap_or_default();
         let last = path.rsplit('/').next().unwrap_or_default();
         let staging = "_drawoff_stage_";
         match *method {
-            Method::POST if last == "tables" && body.contains(staging) => Some(Call::CreateStaging),
+            Method::POST if path.contains("/upload/") => Some(Call::OpenUpload),
+            Method::PUT if path.contains("/upload/") => Some(Call::Upload),
+            Method::POST if last == "tables" && text.contains(staging) => Some(Call::CreateStaging),
             Method::DELETE if last.starts_with(staging) => Some(Call::DropStaging),
-            Method::POST if last == "jobs" && body.contains("COMMIT TRANSACTION") => {
-                let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            Method::POST if last == "insertAll" => Some(Call::InsertAll),
+            Method::POST if last == "jobs" => {
+                let body: Value = serde_json::from_str(text).unwrap();
                 let id = body["jobReference"]["jobId"].as_str().unwrap();
-                *self.publish.lock().unwrap() = id.to_owned();
-                Some(Call::Publish)
+                *self.inserted.lock().unwrap() = id.to_owned();
+                let sql = body["configuration"]["query"]["query"].as_str().unwrap();
+                let journal = sql.contains("_drawoff_open_slices");
+                let begins = |words: &str| sql.starts_with(words);
+                if sql.contains("COMMIT TRANSACTION") {
+                    *self.publish.lock().unwrap() = id.to_owned();
+                    Some(Call::Publish)
+                } else if begins("INSERT INTO") && journal {
+                    Some(Call::NoteOpen)
+                } else if begins("UPDATE") && journal {
+                    Some(Call::Claim)
+                } else if begins("DELETE FROM") {
+                    Some(if journal {
+                        Call::Forget
+                    } else {
+                        Call::DeleteRows
+                    })
+                } else if begins("SELECT COUNT(*) AS n") {
+                    Some(Call::Count)
+                } else if begins("SELECT DISTINCT") {
+                    Some(Call::Positions)
+                } else {
+                    None
+                }
             }
+            Method::GET if last.starts_with("drawoff_load_") => Some(Call::LoadJob),
             Method::GET if last == *self.publish.lock().unwrap() => {
                 match path.contains("/queries/") {
                     true => Some(Call::Results),
@@ -128,14 +198,14 @@ impl Shared {
         Some(rules.remove(at).1)
     }
 
-    /// Waits for the end of the job that publishes: what was inserted and not answered may else be done
-    /// at any later time, which a test cannot tell from never.
-    async fn publish_ended(&self) {
-        let id = self.publish.lock().unwrap().clone();
+    /// Waits for the end of a query job: what was inserted and not answered may else be done at any
+    /// later time, which a test cannot tell from never.
+    async fn ended(&self) {
+        let id = self.inserted.lock().unwrap().clone();
         let url = format!("{}/bigquery/v2/projects/{PROJECT}/jobs/{id}", self.upstream);
         loop {
             let answer = self.client.get(&url).send().await.unwrap();
-            let job: serde_json::Value = serde_json::from_slice(&whole(answer).await).unwrap();
+            let job: Value = serde_json::from_slice(&whole(answer).await).unwrap();
             if job["status"]["state"] == "DONE" {
                 return;
             }
@@ -144,8 +214,9 @@ impl Shared {
     }
 
     async fn hold(&self) {
+        let go = self.go.notified();
         self.held.fetch_add(1, Ordering::SeqCst);
-        std::future::pending::<()>().await;
+        go.await;
     }
 }
 
@@ -177,21 +248,28 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         return cut(Bytes::new());
     };
     let status = answer.status();
-    let kind = answer.headers().get("content-type").cloned();
-    let body = whole(answer).await;
-    if call == Some(Call::Publish) && fault.is_some() {
-        shared.publish_ended().await;
+    // An upload says by headers where it goes on.
+    let kept: Vec<(HeaderName, HeaderValue)> = [CONTENT_TYPE, LOCATION, RANGE]
+        .into_iter()
+        .filter_map(|name| Some((name.clone(), answer.headers().get(name)?.clone())))
+        .collect();
+    let mut body = whole(answer).await;
+    if call.is_some_and(Call::is_query) && fault.is_some() {
+        shared.ended().await;
     }
     match fault {
+        Some(Fault::AtWork) => {
+            let mut job: Value = serde_json::from_slice(&body).unwrap();
+            job["status"] = json!({"state": "RUNNING"});
+            body = job.to_string().into();
+        }
         Some(Fault::LoseAnswer) => return cut(body.slice(..body.len().min(5))),
         Some(Fault::HoldAfter) => shared.hold().await,
         _ => {}
     }
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    if let Some(kind) = kind {
-        response.headers_mut().insert("content-type", kind);
-    }
+    response.headers_mut().extend(kept);
     response
 }
 

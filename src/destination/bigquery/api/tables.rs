@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::job::{Row, rows_of};
+use super::pages::{Row, column_names, rows_of};
 use super::{Api, Rest, explain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::Failure;
@@ -145,37 +145,22 @@ impl Api {
         let Some(resource) = self.table(table).await? else {
             return Ok(None);
         };
-        let names: Vec<&str> = resource["schema"]["fields"]
-            .as_array()
-            .map_or(&[][..], Vec::as_slice)
-            .iter()
-            .map(|f| f["name"].as_str().unwrap_or_default())
-            .collect();
-        let target = self.target();
-        let mut path = target.table_path(table).to_vec();
+        let names = column_names(&resource);
+        let mut path = self.target().table_path(table).to_vec();
         path.push("data");
+        let data = Rest {
+            what: format!("read the rows of table {}", self.table_name(table)),
+            method: Method::GET,
+            path: &path,
+            query: &[("maxResults", "1000")],
+            body: None,
+            if_match: None,
+        };
         let mut rows = Vec::new();
-        let mut page = String::new();
-        loop {
-            let query = [("maxResults", "1000"), ("pageToken", page.as_str())];
-            let used = if page.is_empty() { &query[..1] } else { &query };
-            let answer = self
-                .rest(Rest {
-                    what: format!("read the rows of table {}", self.table_name(table)),
-                    method: Method::GET,
-                    path: &path,
-                    query: used,
-                    body: None,
-                    if_match: None,
-                })
-                .await
-                .map_err(|f| self.explain(f))?;
-            rows.extend(rows_of(&answer, &names));
-            match answer["pageToken"].as_str() {
-                Some(next) if !next.is_empty() && next != page => page = next.to_owned(),
-                _ => return Ok(Some(rows)),
-            }
-        }
+        self.pages(data, "pageToken", |page| rows.extend(rows_of(page, &names)))
+            .await
+            .map_err(|f| self.explain(f))?;
+        Ok(Some(rows))
     }
 
     /// Makes a table of that resource, whose reference is filled in. `false`: one is there already.
@@ -196,13 +181,7 @@ impl Api {
             .rest(Rest {
                 what: format!("create table {}", self.table_name(table)),
                 method: Method::POST,
-                path: &[
-                    "projects",
-                    &target.project,
-                    "datasets",
-                    &target.dataset,
-                    "tables",
-                ],
+                path: &target.tables_path(),
                 query: &[],
                 body: Some(&body),
                 if_match: None,
@@ -259,51 +238,39 @@ impl Api {
     /// Names and creation times (milliseconds since 1970) of the tables whose name starts so.
     pub(in super::super) async fn tables_named(&self, prefix: &str) -> Result<Vec<(String, i64)>> {
         let target = self.target();
+        let list = Rest {
+            what: format!("list the tables of {}", self.dataset_name()),
+            method: Method::GET,
+            path: &target.tables_path(),
+            query: &[("maxResults", "1000")],
+            body: None,
+            if_match: None,
+        };
         let mut found = Vec::new();
-        let mut page = String::new();
-        loop {
-            let query = [("maxResults", "1000"), ("pageToken", page.as_str())];
-            let used = if page.is_empty() { &query[..1] } else { &query };
-            let answer = self
-                .rest(Rest {
-                    what: format!("list the tables of {}", self.dataset_name()),
-                    method: Method::GET,
-                    path: &[
-                        "projects",
-                        &target.project,
-                        "datasets",
-                        &target.dataset,
-                        "tables",
-                    ],
-                    query: used,
-                    body: None,
-                    if_match: None,
-                })
-                .await
-                .map_err(|f| self.explain(f))?;
-            for table in answer["tables"].as_array().map_or(&[][..], Vec::as_slice) {
-                let name = table["tableReference"]["tableId"]
-                    .as_str()
-                    .unwrap_or_default();
-                let created = table["creationTime"].as_str().and_then(|t| t.parse().ok());
-                if let (true, Some(created)) = (name.starts_with(prefix), created) {
-                    found.push((name.to_owned(), created));
+        let ended = self
+            .pages(list, "nextPageToken", |page| {
+                for table in page["tables"].as_array().map_or(&[][..], Vec::as_slice) {
+                    let name = table["tableReference"]["tableId"]
+                        .as_str()
+                        .unwrap_or_default();
+                    let created = table["creationTime"].as_str().and_then(|t| t.parse().ok());
+                    if let (true, Some(created)) = (name.starts_with(prefix), created) {
+                        found.push((name.to_owned(), created));
+                    }
                 }
-            }
-            match answer["nextPageToken"].as_str() {
-                Some(next) if !next.is_empty() && next != page => page = next.to_owned(),
-                Some(next) if next == page && !next.is_empty() => {
-                    return Err(Error::new(
-                        ErrorKind::Destination,
-                        format!(
-                            "the list of tables of {} goes round in circles",
-                            self.dataset_name()
-                        ),
-                    ));
-                }
-                _ => return Ok(found),
-            }
+            })
+            .await
+            .map_err(|f| self.explain(f))?;
+        if !ended {
+            return Err(Error::new(
+                ErrorKind::Destination,
+                format!(
+                    "the list of tables of {} goes round in circles",
+                    self.dataset_name()
+                ),
+            ));
         }
+        Ok(found)
     }
 }
 

@@ -11,14 +11,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::api::{Ended, Query, Row};
-use super::super::{BigQuery, CHECKPOINTS, OPEN_SLICES, shape, unique_mark};
+use super::super::{BigQuery, CHECKPOINTS, LEASES, OPEN_SLICES, shape, unique_mark};
 use super::sql;
-use crate::destination::{TableSpec, WriteMethod};
+use crate::destination::audit::LOADS;
+use crate::destination::{TableSpec, WriteMethod, lease_lost, version_conflict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::RetryPolicy;
 use crate::schema::landing::column::{EXTRACTED_AT, SLICE_ID};
 use crate::schema::{Column, ColumnType};
-use crate::state::CheckpointKey;
+use crate::state::{CheckpointKey, CheckpointUpdate, SliceFacts};
 
 /// Rows of `insertAll` cannot be changed so long (BigQuery's page on DML, 2026-08).
 const BUFFERED: Duration = Duration::from_secs(30 * 60);
@@ -135,8 +136,11 @@ impl BigQuery {
         }
     }
 
-    /// Notes a slice as open, unless its checkpoint is not at that version: then the stored one.
-    pub(super) async fn note_open(&self, entry: &Entry, version: u64) -> Result<Option<u64>> {
+    /// Notes a slice as open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`] where its checkpoint is not at that version, or another run holds the lease.
+    pub(super) async fn note_open(&self, entry: &Entry, version: u64, run_id: &str) -> Result<()> {
         let mut query = self.journal_query(
             format!(
                 "note that slice `{}` writes to `{}.{}`",
@@ -144,7 +148,11 @@ impl BigQuery {
                 self.api().target(),
                 entry.table
             ),
-            sql::open(&self.quoted(OPEN_SLICES), &self.quoted(CHECKPOINTS)),
+            sql::open(
+                &self.quoted(OPEN_SLICES),
+                &self.quoted(CHECKPOINTS),
+                &self.quoted(LEASES),
+            ),
             entry,
         );
         query.parameters.extend([
@@ -156,13 +164,48 @@ impl BigQuery {
                 entry.write_stream.clone().unwrap_or_default(),
             ),
             ("expected_version", "INT64", version.to_string()),
+            ("run_id", "STRING", run_id.to_owned()),
         ]);
         let rows = self.api().query(&query).await?;
-        if number(rows.first(), "open") == Some(1) {
-            return Ok(None);
+        let answer = rows.first();
+        if number(answer, "open") == Some(1) {
+            return Ok(());
         }
-        let stored = number(rows.first(), "version").unwrap_or_default();
-        Ok(Some(stored.unsigned_abs()))
+        let update = CheckpointUpdate {
+            key: entry.key.clone(),
+            checkpoint: Default::default(),
+            expected_version: version,
+            run_id: run_id.to_owned(),
+            facts: SliceFacts::default(),
+        };
+        let place = format!("bigquery:{}", self.api().target());
+        if let Some(by) = answer.and_then(|row| text(row, "holder")) {
+            return Err(lease_lost(&update, by, &place));
+        }
+        let stored = number(answer, "version").unwrap_or_default();
+        Err(version_conflict(&update, stored.unsigned_abs(), &place))
+    }
+
+    /// Notes a slice as being taken back, where it is neither in the journal nor published.
+    pub(super) async fn note_again(&self, entry: &Entry, run_id: &str, slice: &str) -> Result<()> {
+        let mut query = self.journal_query(
+            format!(
+                "note that slice `{}` of `{}.{}` is taken back",
+                entry.slice_id,
+                self.api().target(),
+                entry.table
+            ),
+            sql::open_again(&self.quoted(OPEN_SLICES), &self.quoted(LOADS)),
+            entry,
+        );
+        query.parameters.extend([
+            ("table_name", "STRING", entry.table.clone()),
+            ("method", "STRING", entry.method.word().to_owned()),
+            ("opened_at", "INT64", entry.opened_at.to_string()),
+            ("run_id", "STRING", run_id.to_owned()),
+            ("slice", "STRING", slice.to_owned()),
+        ]);
+        self.api().query(&query).await.map(drop)
     }
 
     /// Takes back what dead runs left of a stream's slices.

@@ -33,13 +33,11 @@ use super::write::StreamWriter;
 use super::{BigQuery, CHECKPOINTS, LEASES, OPEN_SLICES};
 use crate::destination::audit::{LOAD_PARAMETERS, LOADS};
 use crate::destination::rejects as rejects_table;
-use crate::destination::{
-    BatchKind, Disposition, Published, Slice, TableSpec, WriteMethod, version_conflict,
-};
+use crate::destination::{BatchKind, Disposition, Published, Slice, TableSpec, WriteMethod};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::decode::Reject;
 use crate::schema::landing::column::{EXTRACTED_AT, SLICE_ID};
-use crate::state::{CheckpointKey, CheckpointUpdate, SliceFacts};
+use crate::state::{CheckpointKey, CheckpointUpdate};
 
 /// What the direct slices of a destination share.
 #[derive(Default)]
@@ -53,18 +51,22 @@ impl BigQuery {
     /// What must be known or made before a table is brought into shape that rows go straight into.
     pub(super) async fn before_direct(&self, spec: &TableSpec) -> Result<()> {
         let was_direct = spec.schema.column(SLICE_ID).is_some();
-        if !was_direct {
+        if !was_direct && spec.disposition == Disposition::Append {
             return Ok(());
         }
         let Some(resource) = self.api().table(&spec.name).await? else {
             return self.journal_of(spec).await;
         };
         // Found out now rather than when everything is read.
-        if spec.disposition == Disposition::Replace && !resource["streamingBuffer"].is_null() {
+        if spec.disposition != Disposition::Append && !resource["streamingBuffer"].is_null() {
             return Err(Error::destination(format!(
-                "table `{}.{}` cannot be replaced now: rows that were streamed into it are still in BigQuery's streaming buffer, which no transaction may touch",
+                "table `{}.{}` cannot be {} now: rows that were streamed into it are still in BigQuery's streaming buffer, which no transaction may touch",
                 self.api().target(),
-                spec.name
+                spec.name,
+                match spec.disposition {
+                    Disposition::Replace => "replaced",
+                    _ => "merged into",
+                },
             ))
             .transient(true)
             .hint("run again when nothing was streamed into it for some time: half an hour, at times 90 minutes"));
@@ -76,6 +78,29 @@ impl BigQuery {
             added.insert(spec.name.clone(), Added { columns, until });
         }
         self.journal_of(spec).await
+    }
+
+    /// The script that publishes slices of a table, for people to read.
+    pub(super) fn planned_publish(&self, spec: &TableSpec) -> String {
+        sql::publish(&self.publish_of(
+            &spec.name,
+            true,
+            Some(&self.quoted("_drawoff_stage_…rejects…")),
+        ))
+    }
+
+    fn publish_of(&self, table: &str, journaled: bool, rejects: Option<&str>) -> sql::Publish {
+        sql::Publish {
+            journaled,
+            journal: self.quoted(OPEN_SLICES),
+            rejects: rejects.map(|staged| {
+                let table = rejects_table::table_name(table);
+                (self.quoted(&table), staged.to_owned())
+            }),
+            checkpoints: self.quoted(CHECKPOINTS),
+            leases: self.quoted(LEASES),
+            loads: (self.quoted(LOADS), LOAD_PARAMETERS.to_vec()),
+        }
     }
 
     async fn journal_of(&self, spec: &TableSpec) -> Result<()> {
@@ -161,17 +186,7 @@ impl DirectSlice {
             },
             opened_at: self.to.api().google().clock().now().as_second(),
         };
-        if let Some(stored) = self.to.note_open(&entry, version).await? {
-            let update = CheckpointUpdate {
-                key: entry.key,
-                checkpoint: Default::default(),
-                expected_version: version,
-                run_id: self.run_id.clone(),
-                facts: SliceFacts::default(),
-            };
-            let place = format!("bigquery:{}", self.to.api().target());
-            return Err(version_conflict(&update, stored, &place));
-        }
+        self.to.note_open(&entry, version, &self.run_id).await?;
         Ok((entry, way))
     }
 
@@ -286,17 +301,16 @@ impl DirectSlice {
                 to.api().target(),
                 self.spec.name
             ),
-            sql: sql::publish(&sql::Publish {
-                journaled: self.open.is_some(),
-                journal: to.quoted(OPEN_SLICES),
-                rejects: self.rejects.staging().map(|staged| {
-                    let table = rejects_table::table_name(&self.spec.name);
-                    (to.quoted(&table), to.quoted(staged))
-                }),
-                checkpoints: to.quoted(CHECKPOINTS),
-                leases: to.quoted(LEASES),
-                loads: (to.quoted(LOADS), LOAD_PARAMETERS.to_vec()),
-            }),
+            sql: sql::publish(
+                &to.publish_of(
+                    &self.spec.name,
+                    self.open.is_some(),
+                    self.rejects
+                        .staging()
+                        .map(|staged| to.quoted(staged))
+                        .as_deref(),
+                ),
+            ),
             parameters: vec![
                 ("source", "STRING", update.key.source.clone()),
                 ("stream", "STRING", update.key.stream.clone()),
@@ -349,6 +363,11 @@ impl DirectSlice {
         };
         // Requests under way end here, or are found by later runs.
         drop(way);
+        if entry.method == WriteMethod::InsertAll {
+            // Another run may have struck the slice off while this one stood still, and rows have gone
+            // in since.
+            self.to.note_again(&entry, &self.run_id, &self.name).await?;
+        }
         self.to.take_back_slice(&entry).await.map(drop)
     }
 }

@@ -39,18 +39,35 @@ pub(super) fn journal_columns() -> Vec<Column> {
     ]
 }
 
-/// Notes a slice as open, if its checkpoint is at the expected version: parameters `source`, `stream`,
-/// `slice_id`, `table_name`, `method`, `write_stream` (or empty), `expected_version`. Answers with
-/// `open` (1 when it is noted) and the stored `version`. Repeating is harmless.
-pub(super) fn open(journal: &str, checkpoints: &str) -> String {
+/// Notes a slice as open, if its checkpoint is at the expected version and no other run holds the
+/// source's lease: parameters `source`, `stream`, `slice_id`, `table_name`, `method`, `write_stream` (or
+/// empty), `expected_version`, `run_id`. Answers with `open` (1 when it is noted), the stored `version` and
+/// the other `holder`. Repeating is harmless.
+pub(super) fn open(journal: &str, checkpoints: &str, leases: &str) -> String {
+    let holder = other_holder(leases);
     format!(
         "INSERT INTO {journal} (slice_id, source, stream, table_name, method, version, write_stream, opened_at)\n\
          SELECT @slice_id, @source, @stream, @table_name, @method, @expected_version, NULLIF(@write_stream, ''), CURRENT_TIMESTAMP()\n\
          FROM (SELECT IFNULL(MAX(version), 0) AS version FROM {checkpoints} WHERE source = @source AND stream = @stream) AS stored\n\
-         WHERE stored.version = @expected_version\n  \
+         WHERE stored.version = @expected_version AND {holder} IS NULL\n  \
          AND NOT EXISTS (SELECT 1 FROM {journal} WHERE {MINE});\n\
          SELECT (SELECT COUNT(*) FROM {journal} WHERE {MINE}) AS open,\n  \
-         (SELECT IFNULL(MAX(version), 0) FROM {checkpoints} WHERE source = @source AND stream = @stream) AS version;"
+         (SELECT IFNULL(MAX(version), 0) FROM {checkpoints} WHERE source = @source AND stream = @stream) AS version,\n  \
+         {holder} AS holder;"
+    )
+}
+
+/// Notes a slice as being taken back, if it is neither noted nor published: parameters `source`,
+/// `stream`, `slice_id`, `table_name`, `method`, `opened_at` (seconds since 1970), `run_id`, `slice`.
+/// Repeating is harmless.
+pub(super) fn open_again(journal: &str, loads: &str) -> String {
+    format!(
+        "INSERT INTO {journal} (slice_id, source, stream, table_name, method, version, opened_at, taken_back_at)\n\
+         SELECT @slice_id, @source, @stream, @table_name, @method, 0, TIMESTAMP_SECONDS(@opened_at), CURRENT_TIMESTAMP()\n\
+         FROM (SELECT 1 AS one)\n\
+         WHERE NOT EXISTS (SELECT 1 FROM {journal} WHERE {MINE})\n  \
+         AND NOT EXISTS (SELECT 1 FROM {loads} WHERE source = @source AND stream = @stream \
+         AND run_id = @run_id AND slice = @slice)"
     )
 }
 
@@ -294,7 +311,8 @@ SELECT 'published' AS outcome, open AS open, rejected AS rejected, holder AS hol
     #[test]
     fn no_name_is_a_reserved_word() {
         let mut all = vec![
-            open("J", "C"),
+            open("J", "C", "L"),
+            open_again("J", "A"),
             list("J"),
             claim("J"),
             forget("J"),

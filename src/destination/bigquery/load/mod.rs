@@ -36,6 +36,8 @@ pub(super) struct LoadWriter {
     api: Api,
     /// For messages: `p.d.t`.
     table: String,
+    /// The stream that its jobs are counted for.
+    stream: String,
     plan: Plan,
     encoder: Encoder,
     upload: Upload,
@@ -52,7 +54,8 @@ struct Plan {
 }
 
 impl LoadWriter {
-    /// A writer into the staging table, which is there and empty. Nothing is sent yet.
+    /// A writer into the staging table, which must be there by [`Self::commit`], empty. Nothing is sent
+    /// yet.
     pub(super) async fn open(
         api: &Api,
         staging: &str,
@@ -95,6 +98,7 @@ impl LoadWriter {
                 plan.job(0),
             ),
             table,
+            stream: api::label_of(labels, "drawoff_stream").to_owned(),
             plan,
             rows: 0,
             committed: false,
@@ -130,6 +134,7 @@ impl LoadWriter {
             let id = self.plan.id(attempt);
             let job = self.upload.finish().await.map_err(explain)?;
             self.is_own(&id, &job)?;
+            self.api.spent(&self.stream, |s| s.add(&id, 0));
             let job = self
                 .api
                 .follow(&what, &id, job, LONGEST_POLL, PATIENCE)

@@ -6,7 +6,7 @@ use super::records::Text;
 use super::staged::POSITION;
 use super::{audit, history, lease, list, merge, replace, staged, unfit};
 use crate::destination::bigquery::partitions::Partitions;
-use crate::destination::bigquery::spec;
+use crate::destination::key::unique_key;
 use crate::destination::{Disposition, TableSpec, rejects};
 use crate::schema::Column;
 
@@ -65,7 +65,7 @@ pub(in super::super) mod answer {
 /// is its first change: all publishes mutate that table, and one that has to give way does so before it has
 /// moved its rows. An INSERT is in nobody's way, and comes last, when the counts are known.
 pub(in super::super) fn publish(p: &Publish<'_>) -> String {
-    let key = spec::unique_key(p.spec);
+    let key = unique_key(p.spec);
     let columns = &p.spec.schema.columns;
     let unfit = p.staged.as_ref().zip(p.unfit.as_ref());
     let staged = match unfit {

@@ -231,7 +231,7 @@ impl WriteClient {
                         return Ok(());
                     }
                     // A lost answer of an emulator shows as a stream in the wrong state.
-                    if failures > 0 && self.are_committed(streams).await? {
+                    if failures > 0 && self.are_committed(streams, what).await? {
                         return Ok(());
                     }
                     let names: Vec<&str> = codes.iter().map(|c| c.as_str_name()).collect();
@@ -249,7 +249,7 @@ impl WriteClient {
         }
     }
 
-    async fn are_committed(&self, streams: &[String]) -> Result<bool> {
+    async fn are_committed(&self, streams: &[String], what: impl Fn() -> String) -> Result<bool> {
         for stream in streams {
             let request = self
                 .request(
@@ -261,9 +261,10 @@ impl WriteClient {
                 )
                 .await?;
             let mut grpc = self.grpc.clone();
-            let answer = timed(grpc.get_write_stream(request)).await;
-            if answer.is_ok_and(|a| a.into_inner().commit_time.is_none()) {
-                return Ok(false);
+            match timed(grpc.get_write_stream(request)).await {
+                Ok(stream) if stream.get_ref().commit_time.is_some() => {}
+                Ok(_) => return Ok(false),
+                Err(status) => return Err(explain(&status, what())),
             }
         }
         Ok(true)

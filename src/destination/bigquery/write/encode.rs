@@ -14,7 +14,7 @@ use arrow_select::filter::filter_record_batch;
 use super::super::sequence::Sequence;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a request holds beside the rows: names, offset, schema.
+/// What a request holds beside the rows and the schema: names and offset.
 const ENVELOPE: usize = 64 << 10;
 
 /// Rows as a message, and their number.
@@ -69,7 +69,8 @@ impl Encoder {
             None => batch.clone(),
         };
         let mut messages = Vec::new();
-        self.split(&batch, limit.saturating_sub(ENVELOPE), table, &mut messages)?;
+        let room = limit.saturating_sub(ENVELOPE + self.schema_message.len());
+        self.split(&batch, room, table, &mut messages)?;
         Ok(messages)
     }
 

@@ -7,7 +7,10 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::destination::{Plan, Published, Slice};
 use crate::schema::{Column, ColumnType, TableSchema};
-use crate::state::{Acquired, Lease, RunRecord, SavedCheckpoint, StateStore};
+use crate::state::{
+    Acquired, Checkpoint, CheckpointUpdate, Lease, RunRecord, SavedCheckpoint, SliceFacts,
+    StateStore,
+};
 
 /// Keeps the facts of what was published, and miscounts by as much as it is told.
 #[derive(Clone, Default)]
@@ -220,7 +223,7 @@ async fn counts_that_do_not_add_up_are_an_error() {
     let counter = Counter::default();
     let (mut lossy, _) = writer(&counter);
     lossy.page(&layout, PAGE, false).await.unwrap();
-    lossy.read += 1;
+    lossy.tally.read += 1;
     let error = lossy.publish(to("6")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Destination);
     assert!(

@@ -1,0 +1,64 @@
+//! Leases in destinations on this machine: the place looks at a lease and changes it under a lock of its
+//! own, and the machine's clock says when its time is up.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::blocking;
+use crate::error::Result;
+use crate::state::{Acquired, Held, Lease};
+
+/// A place that keeps a lease for each source.
+pub trait LeaseKeeper: Send + Sync + 'static {
+    /// What a person would call it.
+    fn shown(&self) -> &str;
+
+    /// Looks at the source's lease and changes it, with nobody else in between: `how` gets it as stored,
+    /// and says what is to be stored; nothing is changed where that is nothing.
+    fn change_lease<T>(
+        &self,
+        source: &str,
+        how: impl FnOnce(Option<Held>) -> Result<(T, Option<Held>)>,
+    ) -> Result<T>;
+}
+
+/// [`crate::state::StateStore::acquire`].
+pub async fn acquire(place: &Arc<impl LeaseKeeper>, lease: &Lease) -> Result<Acquired> {
+    change(place, lease, |_, lease, stored| {
+        Ok(lease.claim(stored, Timestamp::now()))
+    })
+    .await
+}
+
+/// [`crate::state::StateStore::renew`].
+pub async fn renew(place: &Arc<impl LeaseKeeper>, lease: &Lease) -> Result<()> {
+    change(place, lease, |shown, lease, stored| {
+        let held = lease.extend(stored, Timestamp::now(), shown)?;
+        Ok(((), Some(held)))
+    })
+    .await
+}
+
+/// [`crate::state::StateStore::release`].
+pub async fn release(place: &Arc<impl LeaseKeeper>, lease: &Lease) -> Result<()> {
+    change(place, lease, |_, lease, stored| {
+        Ok(((), lease.give_up(stored)))
+    })
+    .await
+}
+
+/// What comes of a lease as stored: the place's name, the run's wish, and the lease.
+type Change<T> = fn(&str, &Lease, Option<Held>) -> Result<(T, Option<Held>)>;
+
+async fn change<T: Send + 'static>(
+    place: &Arc<impl LeaseKeeper>,
+    lease: &Lease,
+    how: Change<T>,
+) -> Result<T> {
+    let (place, lease) = (place.clone(), lease.clone());
+    blocking::run(move || {
+        place.change_lease(&lease.source, |stored| how(place.shown(), &lease, stored))
+    })
+    .await
+}
