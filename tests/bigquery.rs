@@ -12,12 +12,13 @@ use drawoff::clock::SystemClock;
 use drawoff::destination::bigquery::{BigQuery, BigQuerySettings, Target};
 use drawoff::destination::rejects;
 use drawoff::destination::{
-    BatchKind, Destination, Disposition, PartitionUnit, Partitioning, Published, Slice, TableSpec,
+    Absent, BatchKind, Destination, Disposition, PartitionUnit, Partitioning, Published, Slice,
+    TableSpec,
 };
 use drawoff::error::{ErrorKind, Result};
 use drawoff::google::{Endpoint, Google, GoogleSettings};
 use drawoff::schema::decode::Reject;
-use drawoff::schema::{Column, ColumnType, Mode, TableSchema, arrow_schema};
+use drawoff::schema::{Column, ColumnType, Mode, Number, TableSchema, arrow_schema};
 use drawoff::state::{
     Checkpoint, CheckpointKey, CheckpointUpdate, SavedCheckpoint, SliceFacts, StateStore,
 };
@@ -569,6 +570,112 @@ async fn rejects_are_published_with_the_rows() {
              "_extracted_at": "2024-01-02T03:04:05+00:00", "_run_id": "run1"},
         ])
     );
+    only_own_tables(&dataset);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_the_table_would_refuse_become_rejects() {
+    let emulator = Emulator::get();
+    let dataset = emulator.dataset("unfit");
+    let bigquery = destination(&dataset);
+    let table = |longest: Option<u32>| {
+        let mut text = Column::new("s", ColumnType::String);
+        text.max_length = longest.map(Number);
+        let columns = vec![
+            Column::new("id", ColumnType::Int64).mode(Mode::Required),
+            Column::new("place", ColumnType::Geography),
+            Column::new("r", ColumnType::Record).fields(vec![text]),
+            Column::new("_deleted_at", ColumnType::Timestamp),
+        ];
+        TableSpec {
+            schema: TableSchema { columns },
+            stream: "people".into(),
+            cursor: None,
+            ..people(Disposition::Merge)
+        }
+    };
+    let published = async |spec: &TableSpec, version: u64, rows: &[Value]| {
+        let run = format!("run{version}");
+        bigquery.prepare(spec).await.unwrap();
+        let mut slice = bigquery.open(spec, &run, "all").await.unwrap();
+        let rows = crate::support::rows::batch(&spec.schema, rows);
+        slice.stage(BatchKind::Rows, rows).await.unwrap();
+        slice.publish(&update(version, &run, "c")).await
+    };
+    let rows = || {
+        emulator.query(&format!(
+            "SELECT id, place, r.s AS s, _deleted_at IS NULL AS listed FROM `{PROJECT}.{dataset}.people` ORDER BY id"
+        ))
+    };
+    let first = [json!({"id": 1, "place": "POINT(1 2)"}), json!({"id": 2})];
+    published(&table(Some(5)), 0, &first).await.unwrap();
+
+    // BigQuery changes no limit inside a RECORD, so the table is narrower than the schema from here on.
+    let listing = TableSpec {
+        absent: Absent::Close,
+        ..table(None)
+    };
+    let second = [
+        json!({"id": 1, "place": "N/A"}),
+        json!({"id": 3, "r": {"s": "too long"}}),
+        json!({"id": 4, "place": "POINT(3 4)", "r": {"s": "short"}}),
+        json!({"id": 4, "place": "POINT(5 6)", "r": {"s": "twice"}}),
+    ];
+    let done = published(&listing, 1, &second).await.unwrap();
+    let expected = Published {
+        rows: 1,
+        deduplicated: 1,
+        rejected: 2,
+    };
+    assert_eq!(done, expected);
+    // A rejected one may be the one that seems to be gone.
+    let there = json!([
+        {"id": 1, "place": "POINT(1 2)", "s": null, "listed": true},
+        {"id": 2, "place": null, "s": null, "listed": true},
+        {"id": 4, "place": "POINT(5 6)", "s": "twice", "listed": true},
+    ]);
+    assert_eq!(rows(), there);
+    let rejects = emulator.query(&format!(
+        "SELECT stream, reason, path, JSON_VALUE(record, '$.id') AS id, _run_id FROM `{dataset}.people__rejects` ORDER BY id"
+    ));
+    let reject = |id: &str, path: &str, why: &str| {
+        json!({
+            "stream": "people", "reason": format!("BigQuery refused the row: {why}"), "path": path,
+            "id": id, "_run_id": "run1",
+        })
+    };
+    assert_eq!(
+        rejects,
+        json!([
+            reject(
+                "1",
+                "/place",
+                "the text is neither WKT nor GeoJSON that it can read"
+            ),
+            reject(
+                "3",
+                "/r/s",
+                "the value is longer than its column in the table allows"
+            ),
+        ])
+    );
+    let loads = emulator.query(&format!(
+        "SELECT staged, published, deduplicated, rejected FROM `{dataset}._drawoff_loads` WHERE version = 2"
+    ));
+    assert_eq!(
+        loads,
+        json!([{"staged": 2, "published": 1, "deduplicated": 1, "rejected": 2}])
+    );
+
+    // A table that would be replaced by nothing stays.
+    let replace = TableSpec {
+        disposition: Disposition::Replace,
+        ..table(None)
+    };
+    let error = published(&replace, 2, &second[..2]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema, "{error:?}");
+    assert!(error.to_string().contains("every one of 2 rows"), "{error}");
+    assert_eq!(rows(), there);
     only_own_tables(&dataset);
 }
 

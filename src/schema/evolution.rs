@@ -211,7 +211,7 @@ pub fn wider(from: &Column, to: &Column) -> bool {
 }
 
 /// Whether `to` allows everything that `from` does, of the same type.
-fn is_looser(from: &Column, to: &Column) -> bool {
+pub fn is_looser(from: &Column, to: &Column) -> bool {
     let at_least = |a: Option<u32>, b: Option<u32>| match (a, b) {
         (_, None) => true,
         (None, Some(_)) => false,

@@ -110,7 +110,8 @@ impl BigQuery {
         let publish = sql::Publish {
             spec: table,
             target: self.quoted(&table.name),
-            there,
+            there: &there,
+            unfit: None,
             staged: Some(staged),
             rejects: Some((
                 self.quoted(&rejects::table_name(&table.name)),

@@ -11,7 +11,7 @@ use crate::destination::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::Failure;
-use crate::schema::{Column, ColumnType};
+use crate::schema::Column;
 use crate::state::CheckpointUpdate;
 
 impl BigQuerySlice {
@@ -49,14 +49,14 @@ impl BigQuerySlice {
         let staged = self.staging_of(&self.rows);
         let mut spec = self.spec.clone();
         if spec.disposition == Disposition::Replace
-            && !spec.is_cleared_by(self.rows.staged(), self.rejects.staged())
+            && !spec.is_cleared_by(self.fit(), self.rejects.staged() + self.unfit)
         {
             // No rows to add, and none to remove.
             spec.disposition = Disposition::Append;
         }
         let closes = self.spec.absent == Absent::Close
             && self.spec.disposition.is_keyed()
-            && self.rejects.staged() == 0;
+            && self.rejects.staged() + self.unfit == 0;
         let (among, closed) = self
             .touched(&what, staged.as_deref(), closes, labels("positions"))
             .await?;
@@ -65,7 +65,7 @@ impl BigQuerySlice {
             sql: sql::publish(&sql::Publish {
                 spec: &spec,
                 target: destination.quoted(&self.spec.name),
-                there: self.records().await?,
+                there: &self.there,
                 staged,
                 rejects: self.staging_of(&self.rejects).map(|staged| {
                     (
@@ -73,6 +73,8 @@ impl BigQuerySlice {
                         staged,
                     )
                 }),
+                unfit: (self.unfit > 0)
+                    .then(|| destination.quoted(&rejects::table_name(&self.spec.name))),
                 checkpoints: checkpoints.clone(),
                 among,
                 closes,
@@ -87,10 +89,17 @@ impl BigQuerySlice {
                     update.expected_version.to_string(),
                 ),
                 ("state", "STRING", state),
-                ("staged", "INT64", self.rows.staged().to_string()),
-                ("rejected", "INT64", self.rejects.staged().to_string()),
+                ("staged", "INT64", self.fit().to_string()),
+                (
+                    "rejected",
+                    "INT64",
+                    (self.rejects.staged() + self.unfit).to_string(),
+                ),
             ])
             .into_iter()
+            .chain(
+                (self.unfit > 0).then(|| (sql::unfit::STREAM, "STRING", self.spec.stream.clone())),
+            )
             .chain(load_parameters(&self.spec, &self.name, update))
             .collect(),
             transaction: true,
@@ -302,14 +311,46 @@ impl BigQuerySlice {
         Ok((Some(among), Some(closed)))
     }
 
-    /// The table's RECORDs as they are now: prepared, or changed by somebody since.
-    async fn records(&self) -> Result<Vec<Column>> {
-        let wanted = &self.spec.schema.columns;
-        if !wanted.iter().any(|c| c.kind == ColumnType::Record) {
-            return Ok(Vec::new());
-        }
-        let resource = self.destination.api().table(&self.spec.name).await?;
-        shape::records(&self.spec.name, &resource.unwrap_or_default(), wanted)
+    /// The table's columns as they are now: prepared, or changed by somebody since.
+    pub(super) async fn columns_there(&self) -> Result<Vec<Column>> {
+        let name = &self.spec.name;
+        let resource = self.destination.api().table(name).await?;
+        let resource = resource.unwrap_or_default();
+        shape::wanted(name, &resource, &self.spec.schema.columns)
+    }
+
+    /// How many of the staged rows the table would refuse.
+    pub(super) async fn count_unfit(&self, update: &CheckpointUpdate) -> Result<u64> {
+        let Some(staged) = self.staging_of(&self.rows) else {
+            return Ok(0);
+        };
+        let Some(sql) = sql::unfit::count(&self.spec.schema, &self.there, &staged) else {
+            return Ok(0);
+        };
+        let query = Query {
+            what: format!(
+                "look for rows that do not fit `{}.{}`",
+                self.destination.api().target(),
+                self.spec.name
+            ),
+            sql,
+            parameters: Vec::new(),
+            labels: vec![
+                ("drawoff", "unfit"),
+                ("drawoff_source", update.key.source.as_str()),
+                ("drawoff_stream", update.key.stream.as_str()),
+                ("drawoff_run", update.run_id.as_str()),
+            ],
+            transaction: false,
+            names_job: false,
+            mark: unique_mark(),
+        };
+        let rows = self.destination.api().query(&query).await?;
+        rows.first()
+            .and_then(|row| row.get(sql::unfit::COUNT)?.as_deref()?.parse().ok())
+            .ok_or_else(|| {
+                Error::destination(format!("could not {}: the answer is no number", query.what))
+            })
     }
 
     fn staging_of(&self, stage: &Stage) -> Option<String> {
@@ -326,7 +367,7 @@ impl BigQuerySlice {
         let kept: u64 = text(sql::answer::KEPT)?.parse().ok()?;
         Some(Published {
             rows: kept,
-            deduplicated: self.rows.staged().saturating_sub(kept),
+            deduplicated: self.fit().saturating_sub(kept),
             ..Published::default()
         })
     }

@@ -75,19 +75,19 @@ pub(super) fn from_resource(table: &str, resource: &Value) -> Result<TableSchema
     })
 }
 
-/// A table resource's columns of those names, where RECORDs are wanted.
+/// A table resource's columns that are wanted, as they are there.
 ///
 /// # Errors
-/// As [`from_resource`], of a column inside one of them.
-pub(super) fn records(table: &str, resource: &Value, wanted: &[Column]) -> Result<Vec<Column>> {
+/// As [`from_resource`].
+pub(super) fn wanted(table: &str, resource: &Value, wanted: &[Column]) -> Result<Vec<Column>> {
     let fields = resource["schema"]["fields"].as_array();
-    let records: Vec<Value> = fields
+    let there: Vec<Value> = fields
         .map_or(&[][..], Vec::as_slice)
         .iter()
-        .filter(|f| find(wanted, f).is_some_and(|c| c.kind == ColumnType::Record))
+        .filter(|f| find(wanted, f).is_some())
         .cloned()
         .collect();
-    from_fields(table, &records)
+    from_fields(table, &there)
 }
 
 fn from_fields(table: &str, fields: &[Value]) -> Result<Vec<Column>> {
@@ -359,14 +359,15 @@ mod tests {
     }
 
     #[test]
-    fn records_are_read_as_they_are_there() {
+    fn wanted_columns_are_read_as_they_are_there() {
         let mut there = existing();
         there.push(json!({"name": "x", "type": "RANGE"}));
         let resource = json!({"schema": {"fields": there}});
-        let found = records("t", &resource, &wanted()).unwrap();
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].fields[0].name, "a");
-        assert_eq!(records("t", &Value::Null, &wanted()).unwrap(), []);
+        let found = super::wanted("t", &resource, &wanted()).unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].name, "Id");
+        assert_eq!(found[1].fields[0].name, "a");
+        assert_eq!(super::wanted("t", &Value::Null, &wanted()).unwrap(), []);
     }
 
     #[test]

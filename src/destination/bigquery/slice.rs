@@ -9,6 +9,7 @@ use super::stage::Stage;
 use crate::destination::key::check_filled;
 use crate::destination::{Absent, BatchKind, Published, Slice, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::Column;
 use crate::state::{CheckpointKey, CheckpointUpdate};
 
 /// A slice being staged in BigQuery.
@@ -23,6 +24,10 @@ pub(super) struct BigQuerySlice {
     pub(super) partitions: Option<Partitions>,
     /// Rows that BigQuery refused; they are among the rejects.
     pub(super) refused: u64,
+    /// Staged rows that the table would refuse; the publish adds them to the rejects.
+    pub(super) unfit: u64,
+    /// The table's columns as they are, once all is staged.
+    pub(super) there: Vec<Column>,
 }
 
 impl BigQuerySlice {
@@ -49,7 +54,14 @@ impl BigQuerySlice {
             run_id: run_id.to_owned(),
             name: name.to_owned(),
             refused: 0,
+            unfit: 0,
+            there: Vec::new(),
         }
+    }
+
+    /// Staged rows that the table takes.
+    pub(super) fn fit(&self) -> u64 {
+        self.rows.staged().saturating_sub(self.unfit)
     }
 
     /// Stages the rows that BigQuery has refused as rejects.
@@ -70,7 +82,7 @@ impl BigQuerySlice {
     }
 
     /// Everything staged is readable, or set aside.
-    async fn commit(&mut self) -> Result<()> {
+    async fn commit(&mut self, update: &CheckpointUpdate) -> Result<()> {
         self.rows.commit(&self.destination).await?;
         self.set_refused_aside().await?;
         self.rejects.commit(&self.destination).await?;
@@ -87,6 +99,9 @@ impl BigQuerySlice {
                 "BigQuery refused {refused} rejects of `{full}`, so they cannot be kept"
             )));
         }
+        self.there = self.columns_there().await?;
+        self.unfit = self.count_unfit(update).await?;
+        self.refused += self.unfit;
         Ok(())
     }
 }
@@ -114,7 +129,7 @@ impl Slice for BigQuerySlice {
     }
 
     async fn publish(mut self: Box<Self>, checkpoint: &CheckpointUpdate) -> Result<Published> {
-        if let Err(error) = self.commit().await {
+        if let Err(error) = self.commit(checkpoint).await {
             self.abandon().await?;
             return Err(error);
         }

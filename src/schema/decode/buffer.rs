@@ -200,11 +200,8 @@ impl Buffer {
     }
 
     fn put_text(&mut self, text: &str) -> Option<Box<Problem>> {
-        let is_text = matches!(
-            self.kind,
-            ColumnType::String | ColumnType::Geography | ColumnType::Bytes
-        );
-        // Many APIs write "" for a missing number or date.
+        let is_text = matches!(self.kind, ColumnType::String | ColumnType::Bytes);
+        // Many APIs write "" for a missing number, date or place.
         if text.is_empty() && !is_text {
             self.push_missing();
             return (self.mode == Mode::Required)

@@ -66,6 +66,9 @@ impl Text {
     }
 }
 
+const FINER: Reason = "the number has more digits after the point than the column's `scale`";
+const LARGER: Reason = "the number has more digits than the column's `precision`";
+
 impl Limits {
     /// Whether the last value is within them.
     pub(super) fn check(self, values: &Values, kind: ColumnType) -> Result<(), Reason> {
@@ -90,12 +93,24 @@ impl Limits {
                 let whole = self.precision.unwrap_or(29).saturating_sub(scale);
                 let last = v.last().copied().unwrap_or(0).unsigned_abs();
                 if last % 10u128.pow(9u32.saturating_sub(scale)) != 0 {
-                    return Err(
-                        "the number has more digits after the point than the column's `scale`",
-                    );
+                    return Err(FINER);
                 }
                 if last >= 10u128.pow((whole + 9).min(38)) {
-                    return Err("the number has more digits than the column's `precision`");
+                    return Err(LARGER);
+                }
+                Ok(())
+            }
+            Values::BigNumeric(v) if self.precision.is_some() => {
+                let ten = |n: u32| i256::from_i128(10).wrapping_pow(n.min(76));
+                let scale = self.scale.unwrap_or(0);
+                let whole = self.precision.unwrap_or(38).saturating_sub(scale);
+                let last = v.last().copied().unwrap_or(i256::ZERO);
+                if last.wrapping_rem(ten(38u32.saturating_sub(scale))) != i256::ZERO {
+                    return Err(FINER);
+                }
+                let most = ten(whole + 38);
+                if last >= most || last <= most.wrapping_neg() {
+                    return Err(LARGER);
                 }
                 Ok(())
             }
@@ -109,6 +124,7 @@ impl Values {
     pub(super) fn truncate(&mut self, cells: usize) {
         match self {
             Self::Numeric(v) => v.truncate(cells),
+            Self::BigNumeric(v) => v.truncate(cells),
             Self::Text(v) => v.offsets.truncate(cells + 1),
             _ => {}
         }

@@ -227,6 +227,31 @@ fn parameterized_types_hold_no_more_than_they_say() {
 }
 
 #[test]
+fn the_widest_decimals_have_limits_too() {
+    let mut d = Decoder::new(&schema(
+        r#"[{"name": "n", "type": "BIGNUMERIC", "precision": 5, "scale": 2}, {"name": "w", "type": "BIGNUMERIC", "precision": 38}]"#,
+    ));
+    decode(
+        &mut d,
+        r#"[{"n": -999.99}, {"n": 1000}, {"n": -1000}, {"n": 0.125}, {"w": 1.5},
+            {"w": "-99999999999999999999999999999999999999"}, {"w": "100000000000000000000000000000000000000"}]"#,
+    );
+    assert_eq!(d.take_rejects().len(), 5);
+    assert_eq!(d.take().unwrap().unwrap().num_rows(), 2);
+}
+
+#[test]
+fn an_empty_text_is_no_place() {
+    let mut d = Decoder::new(&schema(
+        r#"[{"name": "g", "type": "GEOGRAPHY"}, {"name": "s", "type": "STRING"}]"#,
+    ));
+    decode(&mut d, r#"[{"g": "", "s": ""}, {"g": "POINT(1 2)"}]"#);
+    let batch = d.take().unwrap().unwrap();
+    assert!(batch["g"].is_null(0) && batch["g"].is_valid(1));
+    assert!(batch["s"].is_valid(0));
+}
+
+#[test]
 fn reject_keeps_the_text_as_received() {
     let mut d = Decoder::new(&schema(r#"[{"name": "id", "type": "INT64"}]"#));
     decode(&mut d, r#"[ {"id":  "x", "n": 1.10} ]"#);

@@ -2,6 +2,7 @@
 //! from it ends it where it begins itself.
 
 use super::merge::{self, NEW, OLD, also, same_key};
+use super::records::Text;
 use super::staged;
 use super::{assign, ident, list};
 use crate::destination::TableSpec;
@@ -13,7 +14,7 @@ use crate::schema::landing::column::{ROW_HASH, VALID_FROM, VALID_TO};
 /// has a staged key. The table's RECORDs are `there`.
 pub(super) fn publish(
     spec: &TableSpec,
-    there: &[Column],
+    (there, text): (&[Column], Text),
     target: &str,
     staged: &str,
     filter: Option<&str>,
@@ -41,7 +42,7 @@ pub(super) fn publish(
         assign(VALID_TO, &format!("{NEW}.{}", ident(VALID_FROM))),
         needed.join(", "),
         list(columns),
-        staged::values(columns, there),
+        staged::values(columns, there, text),
         hash = ident(ROW_HASH),
     )
 }

@@ -12,11 +12,11 @@ const RESERVED: &str = "\
 
 /// Those that the statements here use for what they mean.
 const USED: &str = "\
-    AND ARRAY AS BY CASE CAST DEFAULT DESC DISTINCT ELSE END EXISTS FROM IF IN INTERVAL INTO IS LIMIT NOT NULL \
-    NULLS OR ORDER OVER PARTITION SELECT SET STRUCT THEN UNNEST WHEN WHERE WITH";
+    AND ARRAY AS BY CASE CAST DEFAULT DESC DISTINCT ELSE END EXISTS FALSE FROM IF IN INTERVAL INTO IS LIMIT NOT \
+    NULL NULLS OR ORDER OVER PARTITION SELECT SET STRUCT THEN UNNEST WHEN WHERE WITH";
 
 /// Those that end an expression, so that a comma or bracket may follow.
-const LAST: &str = "NULL DESC END";
+const LAST: &str = "NULL FALSE DESC END";
 
 #[derive(Clone, Debug, PartialEq)]
 enum Token {

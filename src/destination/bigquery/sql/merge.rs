@@ -5,7 +5,8 @@
 //! transaction. Both statements read only the partitions that the filter names; what they bill is what
 //! MERGE would.
 
-use super::{assign, ident, list, records, staged};
+use super::records::{self, Text};
+use super::{assign, ident, list, staged};
 use crate::destination::TableSpec;
 use crate::schema::Column;
 use crate::schema::landing::column;
@@ -19,7 +20,7 @@ pub(super) const NEW: &str = "_drawoff_new";
 /// has a staged key, where it is before and where it goes. The table's RECORDs are `there`.
 pub(super) fn merge(
     spec: &TableSpec,
-    there: &[Column],
+    (there, text): (&[Column], Text),
     target: &str,
     staged: &str,
     filter: Option<&str>,
@@ -37,7 +38,7 @@ pub(super) fn merge(
             assign(&c.name, &records::update(c, there, &new, &old))
         })
         .collect();
-    let values = staged::values(columns, there);
+    let values = staged::values(columns, there, text);
     let unique = staged::unique(spec, Some(key), staged);
     let found = also(&same_key(key), filter);
     let mut sql = String::new();

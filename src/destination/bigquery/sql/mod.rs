@@ -8,6 +8,7 @@
 //! | `positions` | the partitions in which they lie |
 //! | `staged` | which staged rows count, and what is selected of them |
 //! | `records` | RECORDs as the table has them |
+//! | `unfit` | staged rows that the table would refuse |
 //! | `checkpoints` | the table of checkpoints |
 //! | `lease` | the table of leases |
 //! | `audit` | the tables of loads and runs |
@@ -26,6 +27,7 @@ mod replace;
 mod staged;
 #[cfg(test)]
 mod tests;
+pub(super) mod unfit;
 
 pub(super) use audit::{parameter, record_runs, run_parameter};
 pub(super) use checkpoints::{checkpoint_columns, last_publish, seed};

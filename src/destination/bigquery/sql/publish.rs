@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use super::records::Text;
 use super::staged::POSITION;
-use super::{audit, history, lease, list, merge, replace, staged};
+use super::{audit, history, lease, list, merge, replace, staged, unfit};
 use crate::destination::bigquery::partitions::Partitions;
 use crate::destination::key::unique_key;
 use crate::destination::{Disposition, TableSpec, rejects};
@@ -15,12 +16,14 @@ pub(in super::super) struct Publish<'a> {
     pub spec: &'a TableSpec,
     /// The table.
     pub target: String,
-    /// Its RECORDs as they are there; other columns need not be among them.
-    pub there: Vec<Column>,
+    /// Its columns as they are there; none where they are the stream's.
+    pub there: &'a [Column],
     /// Its staged rows, where there are any.
     pub staged: Option<String>,
     /// The rejects table and its staged rows, where there are any.
     pub rejects: Option<(String, String)>,
+    /// The rejects table, where some of the staged rows go there: see [`unfit`].
+    pub unfit: Option<String>,
     /// The table of checkpoints.
     pub checkpoints: String,
     /// The partitions of the rows with staged keys, before and after; none where the table has no
@@ -63,13 +66,19 @@ pub(in super::super) mod answer {
 /// moved its rows. An INSERT is in nobody's way, and comes last, when the counts are known.
 pub(in super::super) fn publish(p: &Publish<'_>) -> String {
     let key = unique_key(p.spec);
+    let columns = &p.spec.schema.columns;
+    let unfit = p.staged.as_ref().zip(p.unfit.as_ref());
+    let staged = match unfit {
+        Some((staged, _)) => Some(unfit::fit(columns, p.there, staged)),
+        None => p.staged.clone(),
+    };
     let mut sql = String::from(
         "DECLARE stored INT64 DEFAULT 0;\n\
          DECLARE rejected INT64 DEFAULT 0;\n\
          DECLARE holder STRING DEFAULT NULL;\n\
          DECLARE row_counts STRUCT<staged INT64, kept INT64> DEFAULT STRUCT(0, 0);\n",
     );
-    if let Some(staged) = &p.staged {
+    if let Some(staged) = &staged {
         let from = match key {
             None => format!("SELECT AS STRUCT COUNT(*) AS staged, COUNT(*) AS kept FROM {staged}"),
             Some(key) => format!(
@@ -82,6 +91,10 @@ pub(in super::super) fn publish(p: &Publish<'_>) -> String {
     }
     if let Some((_, staged)) = &p.rejects {
         let _ = writeln!(sql, "SET rejected = (SELECT COUNT(*) FROM {staged});");
+    }
+    if let Some((staged, _)) = unfit {
+        let number = unfit::number(columns, p.there, staged);
+        let _ = writeln!(sql, "SET rejected = rejected + {number};");
     }
     let _ = writeln!(
         sql,
@@ -98,13 +111,16 @@ pub(in super::super) fn publish(p: &Publish<'_>) -> String {
         // Read again: a variable that was set in a transaction may be rolled back with it.
         lease::other(&p.leases)
     );
-    sql.push_str(&rows(p, key));
+    sql.push_str(&rows(p, key, staged.as_deref()));
     if let Some((target, staged)) = &p.rejects {
         let columns = list(&rejects::schema().columns);
         let _ = writeln!(
             sql,
             "INSERT INTO {target} ({columns})\nSELECT {columns}\nFROM {staged};"
         );
+    }
+    if let Some((staged, rejects)) = unfit {
+        sql.push_str(&unfit::keep(columns, p.there, staged, rejects));
     }
     let _ = write!(
         sql,
@@ -122,15 +138,20 @@ pub(in super::super) fn publish(p: &Publish<'_>) -> String {
 }
 
 /// What becomes of the table's rows.
-fn rows(p: &Publish<'_>, key: Option<&[String]>) -> String {
-    let (spec, target, staged) = (p.spec, &p.target, p.staged.as_deref());
+fn rows(p: &Publish<'_>, key: Option<&[String]>, staged: Option<&str>) -> String {
+    let (spec, target) = (p.spec, &p.target);
+    let text = match p.unfit {
+        Some(_) => Text::Mixed,
+        None => Text::Sound,
+    };
+    let there = (p.there, text);
     let filter = |of: &Option<Partitions>| of.as_ref().map(|p| p.filter(merge::OLD));
     let (among, closed) = (filter(&p.among), filter(&p.closed));
     let insert = |staged: &str| {
         format!(
             "INSERT INTO {target} ({})\nSELECT {}\n{};\n",
             list(&spec.schema.columns),
-            staged::values(&spec.schema.columns, &p.there),
+            staged::values(&spec.schema.columns, p.there, text),
             staged::unique(spec, key, staged)
         )
     };
@@ -141,8 +162,8 @@ fn rows(p: &Publish<'_>, key: Option<&[String]>) -> String {
     if let Some(staged) = staged {
         sql.push_str(&match spec.disposition {
             Disposition::Append | Disposition::Replace => insert(staged),
-            Disposition::Merge => merge::merge(spec, &p.there, target, staged, among.as_deref()),
-            Disposition::Scd2 => history::publish(spec, &p.there, target, staged, among.as_deref()),
+            Disposition::Merge => merge::merge(spec, there, target, staged, among.as_deref()),
+            Disposition::Scd2 => history::publish(spec, there, target, staged, among.as_deref()),
         });
     }
     if p.closes {

@@ -6,8 +6,30 @@ use crate::schema::{Column, ColumnType, Mode};
 
 /// A staged column as the column `there` of the table has it: fields by name, null where the stream's
 /// schema lacks one, and GEOGRAPHYs read from their text.
-pub(super) fn value(column: &Column, there: &Column, staged: &str) -> String {
-    of(column, there, staged, 0)
+pub(super) fn value(column: &Column, there: &Column, staged: &str, text: Text) -> String {
+    of(column, there, staged, text, 0)
+}
+
+/// What is known of the texts of staged GEOGRAPHYs.
+#[derive(Clone, Copy)]
+pub(super) enum Text {
+    /// All are GEOGRAPHYs.
+    Sound,
+    /// Some are none, which make nulls: an error in a row that is left out would stop the others.
+    Mixed,
+}
+
+impl Text {
+    /// The GEOGRAPHY of a text.
+    pub(super) fn geography(self, text: &str) -> String {
+        let safe = match self {
+            Self::Sound => "",
+            Self::Mixed => "SAFE.",
+        };
+        format!(
+            "IF(STARTS_WITH({text}, '{{'), {safe}ST_GEOGFROMGEOJSON({text}), {safe}ST_GEOGFROMTEXT({text}))"
+        )
+    }
 }
 
 /// Whether a staged column can be taken as it is.
@@ -21,12 +43,12 @@ pub(super) fn is_same(column: &Column, there: &Column) -> bool {
             .all(|(a, b)| a.name.eq_ignore_ascii_case(&b.name) && is_same(a, b))
 }
 
-fn of(column: &Column, there: &Column, staged: &str, depth: usize) -> String {
+fn of(column: &Column, there: &Column, staged: &str, text: Text, depth: usize) -> String {
     if is_same(column, there) {
         return staged.to_owned();
     }
     if column.mode != Mode::Repeated {
-        return single(column, there, staged, depth);
+        return single(column, there, staged, text, depth);
     }
     let (item, at) = (
         format!("_drawoff_item{depth}"),
@@ -34,18 +56,22 @@ fn of(column: &Column, there: &Column, staged: &str, depth: usize) -> String {
     );
     format!(
         "ARRAY(SELECT {} FROM UNNEST({staged}) AS {item} WITH OFFSET AS {at} ORDER BY {at})",
-        single(column, there, &item, depth + 1)
+        single(column, there, &item, text, depth + 1)
     )
 }
 
-fn single(column: &Column, there: &Column, staged: &str, depth: usize) -> String {
+fn single(column: &Column, there: &Column, staged: &str, text: Text, depth: usize) -> String {
     if column.kind == ColumnType::Geography {
-        return format!(
-            "IF(STARTS_WITH({staged}, '{{'), ST_GEOGFROMGEOJSON({staged}), ST_GEOGFROMTEXT({staged}))"
-        );
+        return text.geography(staged);
     }
     together(staged, there, |field| match find(&column.fields, field) {
-        Some(f) => of(f, field, &format!("{staged}.{}", ident(&f.name)), depth),
+        Some(f) => of(
+            f,
+            field,
+            &format!("{staged}.{}", ident(&f.name)),
+            text,
+            depth,
+        ),
         None => format!("CAST(NULL AS {})", type_of(field)),
     })
 }

@@ -1,7 +1,8 @@
 //! Staged rows: which of them count, and what is selected of them.
 
 use super::merge::NEW;
-use super::{SEQUENCE, ident, records};
+use super::records::{self, Text};
+use super::{SEQUENCE, ident};
 use crate::destination::TableSpec;
 use crate::schema::Column;
 
@@ -40,7 +41,7 @@ pub(super) fn unique(spec: &TableSpec, key: Option<&[String]>, staged: &str) -> 
 }
 
 /// What is selected from the staging table: each column as the table has it.
-pub(super) fn values(columns: &[Column], there: &[Column]) -> String {
+pub(super) fn values(columns: &[Column], there: &[Column], text: Text) -> String {
     let values: Vec<String> = columns
         .iter()
         .map(|c| {
@@ -49,7 +50,7 @@ pub(super) fn values(columns: &[Column], there: &[Column]) -> String {
             if records::is_same(c, there) {
                 name
             } else {
-                format!("{} AS {name}", records::value(c, there, &name))
+                format!("{} AS {name}", records::value(c, there, &name, text))
             }
         })
         .collect();

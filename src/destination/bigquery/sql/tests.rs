@@ -4,7 +4,7 @@ use super::*;
 use crate::destination::audit::Cell;
 use crate::destination::bigquery::partitions::Partitions;
 use crate::destination::{Disposition, PartitionUnit, Partitioning, TableSpec};
-use crate::schema::{Column, ColumnType, Mode, TableSchema};
+use crate::schema::{Column, ColumnType, Mode, Number, TableSchema};
 
 fn spec(disposition: Disposition) -> TableSpec {
     TableSpec {
@@ -28,7 +28,8 @@ fn about(spec: &TableSpec, staged: bool, rejected: bool) -> Publish<'_> {
     Publish {
         spec,
         target: table("p", "d", "tickets"),
-        there: Vec::new(),
+        there: &[],
+        unfit: None,
         staged: staged.then(|| table("p", "d", "stage")),
         rejects: rejected.then(|| {
             (
@@ -410,7 +411,7 @@ fn fields_of_records_are_matched_by_name() {
     ] {
         let (spec, there) = mixed(disposition);
         let script = publish(&Publish {
-            there,
+            there: &there,
             ..about(&spec, true, false)
         });
         assert!(
@@ -426,7 +427,7 @@ fn fields_of_records_are_matched_by_name() {
 fn updates_keep_the_fields_of_records_that_the_schema_lacks() {
     let (spec, there) = mixed(Disposition::Merge);
     let script = publish(&Publish {
-        there,
+        there: &there,
         ..about(&spec, true, false)
     });
     let set = "UPDATE `p`.`d`.`tickets` AS _drawoff_old SET \
@@ -438,6 +439,107 @@ fn updates_keep_the_fields_of_records_that_the_schema_lacks() {
         script.contains(&format!("{set}FROM (SELECT {CONFORMED}\nFROM")),
         "{script}"
     );
+}
+
+/// A stream's columns, and those of a table that would refuse some of what they hold.
+fn narrower() -> (TableSpec, Vec<Column>) {
+    let limited = |name: &str, kind, limits: (u32, u32)| {
+        let mut column = Column::new(name, kind);
+        match kind {
+            ColumnType::String | ColumnType::Bytes => column.max_length = Some(Number(limits.0)),
+            _ => {
+                (column.precision, column.scale) = (Some(Number(limits.0)), Some(Number(limits.1)))
+            }
+        }
+        column
+    };
+    let columns = |string: Column, numeric: Column| {
+        let place = Column::new("place", ColumnType::Geography);
+        vec![
+            Column::new("id", ColumnType::Int64),
+            record("r", vec![string.clone(), numeric]),
+            record("l", vec![place]).mode(Mode::Repeated),
+            string.mode(Mode::Repeated),
+        ]
+    };
+    let mut spec = spec(Disposition::Merge);
+    spec.primary_key = vec!["id".into()];
+    spec.cursor = None;
+    spec.schema.columns = columns(
+        limited("s", ColumnType::String, (9, 0)),
+        limited("n", ColumnType::Numeric, (6, 4)),
+    );
+    let there = columns(
+        limited("s", ColumnType::String, (5, 0)),
+        limited("n", ColumnType::Numeric, (4, 2)),
+    );
+    (spec, there)
+}
+
+#[test]
+fn rows_that_the_table_would_refuse_go_to_the_rejects() {
+    let (spec, there) = narrower();
+    let long = "IFNULL(CHAR_LENGTH(_drawoff_new.`r`.`s`) > 5, FALSE)";
+    let large = "IFNULL(ABS(_drawoff_new.`r`.`n`) >= NUMERIC '99.995', FALSE)";
+    let place = "EXISTS (SELECT 1 FROM UNNEST(_drawoff_new.`l`) AS _drawoff_item0 WHERE (_drawoff_item0.`place` IS NOT NULL AND \
+        IF(STARTS_WITH(_drawoff_item0.`place`, '{'), SAFE.ST_GEOGFROMGEOJSON(_drawoff_item0.`place`), SAFE.ST_GEOGFROMTEXT(_drawoff_item0.`place`)) IS NULL))";
+    let item = "EXISTS (SELECT 1 FROM UNNEST(_drawoff_new.`s`) AS _drawoff_item0 WHERE IFNULL(CHAR_LENGTH(_drawoff_item0) > 5, FALSE))";
+    let unfit = [long, large, place, item].join(" OR ");
+    assert_eq!(
+        unfit::count(&spec.schema, &there, "S").unwrap(),
+        format!(
+            "SELECT COUNT(*) AS unfit FROM (SELECT `r`, `l`, `s` FROM S) AS _drawoff_new\nWHERE {unfit}"
+        )
+    );
+
+    let script = publish(&Publish {
+        there: &there,
+        unfit: Some("R".into()),
+        ..about(&spec, true, true)
+    });
+    let fit = format!("(SELECT * FROM `p`.`d`.`stage` AS _drawoff_new WHERE NOT ({unfit}))");
+    // Nothing else of the staged rows counts.
+    assert!(
+        script.contains(&format!("_drawoff_position FROM {fit}));\n")),
+        "{script}"
+    );
+    assert_eq!(
+        script
+            .matches(&format!("FROM {fit} AS _drawoff_new\nWHERE"))
+            .count(),
+        2,
+        "{script}"
+    );
+    assert!(script.contains(&format!(
+        "SET rejected = (SELECT COUNT(*) FROM `p`.`d`.`stage_r`);\n\
+         SET rejected = rejected + (SELECT COUNT(*) FROM `p`.`d`.`stage` AS _drawoff_new WHERE {unfit});\n"
+    )));
+    let (refused, limit) = (
+        "BigQuery refused the row: the text is neither WKT nor GeoJSON that it can read",
+        "BigQuery refused the row: the value is longer than its column in the table allows",
+    );
+    assert!(script.contains(&format!(
+        "INSERT INTO R (`stream`, `reason`, `path`, `record`, `_extracted_at`, `_run_id`)\n\
+         SELECT @rejects_of, CASE WHEN {long} THEN '{limit}' WHEN {large} THEN '{limit}' WHEN {place} THEN '{refused}' WHEN {item} THEN '{limit}' END, \
+         CASE WHEN {long} THEN '/r/s' WHEN {large} THEN '/r/n' WHEN {place} THEN '/l' WHEN {item} THEN '/s' END, \
+         TO_JSON_STRING(STRUCT(_drawoff_new.`id` AS `id`, _drawoff_new.`r` AS `r`, _drawoff_new.`l` AS `l`, _drawoff_new.`s` AS `s`)), \
+         CURRENT_TIMESTAMP(), @run_id\n\
+         FROM `p`.`d`.`stage` AS _drawoff_new\nWHERE {unfit};\n"
+    )), "{script}");
+    lexical::check(&script).unwrap();
+}
+
+#[test]
+fn what_the_table_takes_is_not_looked_at() {
+    let (mut spec, there) = narrower();
+    // The table as wide as the schema, and the other way round.
+    spec.schema.columns.retain(|c| c.name != "l");
+    assert_eq!(unfit::count(&spec.schema, &[], "S"), None);
+    assert_eq!(unfit::count(&spec.schema, &spec.schema.columns, "S"), None);
+    let schema = TableSchema {
+        columns: there.into_iter().filter(|c| c.name != "l").collect(),
+    };
+    assert_eq!(unfit::count(&schema, &spec.schema.columns, "S"), None);
 }
 
 /// Every statement of this module, in all the forms that differ in their words.
@@ -469,8 +571,15 @@ fn every_statement() -> Vec<String> {
     ] {
         let (nested, there) = mixed(disposition);
         all.push(publish(&Publish {
-            there,
+            there: &there,
             ..about(&nested, true, false)
+        }));
+        let (narrow, there) = narrower();
+        all.extend(unfit::count(&narrow.schema, &there, "S"));
+        all.push(publish(&Publish {
+            there: &there,
+            unfit: Some("R".into()),
+            ..about(&narrow, true, true)
         }));
         let mut spec = daily(spec(disposition));
         spec.schema.columns.extend([
