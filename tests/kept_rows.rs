@@ -450,6 +450,43 @@ async fn children_of_parents_that_were_not_listed_keep_their_state() {
 }
 
 #[tokio::test]
+async fn a_table_that_gets_columns_makes_no_versions() {
+    let Shop {
+        shelf, bench, _api, ..
+    } = shop(12, "items: {table: {disposition: scd2, contract: evolve}}").await;
+    shelf.change(|rows| {
+        rows[8]["colour"] = json!("red");
+        rows[9]["weight"] = json!(1.50);
+        rows[10]["seen"] = json!("2026-01-01T00:00:00Z");
+        rows[11]["box"] = json!({"w": 1, "sides": [1, 2]});
+    });
+    bench
+        .run(&FULL)
+        .await
+        .exits(0)
+        .says("added column `colour` STRING to `items`");
+    let in_extra = with(&items(&bench), "_extra");
+    assert_eq!(in_extra, [9, 10, 11, 12]);
+    assert_eq!(items(&bench).len(), 12);
+
+    // Now each has its column, and the others have nulls in them.
+    bench.run(&RUN).await.exits(0);
+    bench.run(&FULL).await.exits(0);
+    assert_eq!(items(&bench).len(), 12);
+    assert!(with(&items(&bench), "_valid_to").is_empty());
+
+    shelf.change(|rows| {
+        rows[8]["colour"] = json!("blue");
+        rows[11]["box"]["sides"] = json!([1, 3]);
+    });
+    bench.run(&RUN).await.exits(0);
+    let rows = items(&bench);
+    assert_eq!(rows.len(), 14);
+    assert_eq!(with(&rows, "_valid_to"), [9, 12]);
+    assert_eq!(with(&rows, "colour"), [9]);
+}
+
+#[tokio::test]
 async fn parquet_says_that_it_keeps_no_history() {
     let shop = shop(3, "items: {table: {disposition: scd2}}").await;
     let args = ["--source", "shop", "--destination", "parquet:out"];

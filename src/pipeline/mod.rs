@@ -3,7 +3,6 @@
 pub mod check;
 pub mod contract;
 pub mod cursor;
-pub mod fingerprint;
 pub mod partitions;
 pub mod plan;
 pub mod report;

@@ -17,7 +17,6 @@ use arrow_array::RecordBatch;
 use self::tally::{Cost, Tally};
 use super::contract;
 use super::cursor::{Cursor, CursorColumn};
-use super::fingerprint;
 use super::seam::{Seam, Seamed};
 use super::stage::{Budget, Stager};
 use super::table;
@@ -117,6 +116,9 @@ impl SliceWriter {
         let has = |name| context.table.schema.column(name).is_some();
         if has(table::RUN_ID) {
             decoder.set_constant(table::RUN_ID, &context.run_id)?;
+        }
+        if has(column::ROW_HASH) && context.table.disposition == Disposition::Scd2 {
+            decoder.fingerprint_into(column::ROW_HASH)?;
         }
         let share = context.budget.bytes() / (4 * context.streams.max(1));
         let mut writer = Self {
@@ -221,8 +223,6 @@ impl SliceWriter {
         if self.table.disposition == Disposition::Scd2 {
             self.decoder
                 .set_constant(column::VALID_FROM, &self.clock.now().to_string())?;
-            // Until the batch is whole.
-            self.decoder.set_constant(column::ROW_HASH, "")?;
         }
         let held = self.held();
         let position = self.decoder.position();
@@ -272,10 +272,6 @@ impl SliceWriter {
         let found = self.decoder.take_rejects();
         if let Some(batch) = self.decoder.take()? {
             self.tally.staged += batch.num_rows() as u64;
-            let batch = match self.table.disposition {
-                Disposition::Scd2 => fingerprint::fill(batch)?,
-                _ => batch,
-            };
             self.send(BatchKind::Rows, batch).await?;
         }
         if !found.is_empty() {

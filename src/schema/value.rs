@@ -94,6 +94,16 @@ pub fn bignumeric(text: &str) -> Result<i256, Reason> {
     i256::from_string(&digits).ok_or(OUT)
 }
 
+/// A decimal number in the one way in which all that are equal are written: significant digits and exponent.
+pub fn plain(text: &str) -> Option<String> {
+    let number = Decimal::parse(text)?;
+    let sign = match number.negative && !number.digits.is_empty() {
+        true => "-",
+        false => "",
+    };
+    Some(format!("{sign}{}e{}", number.digits, number.exponent))
+}
+
 /// `true`/`false`, `t`/`f`, `yes`/`no`, `y`/`n`, `1`/`0`, without regard to case, as BigQuery loads them.
 pub fn boolean(text: &str) -> Result<bool, Reason> {
     const TRUE: [&str; 5] = ["true", "t", "yes", "y", "1"];

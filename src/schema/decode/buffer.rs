@@ -340,7 +340,7 @@ impl Buffer {
         }
     }
 
-    /// Puts `text` in place of the last cell, a null of a text column.
+    /// Puts `text` in place of the last cell of a text column, a null or an empty one.
     pub(super) fn replace_last(&mut self, text: &str) {
         if let Values::Text(v) = &mut self.values {
             v.offsets.pop();

@@ -7,6 +7,7 @@
 
 mod buffer;
 mod cell;
+mod fingerprint;
 mod object;
 mod watch;
 
@@ -164,6 +165,9 @@ impl Decoder {
             fresh.set_constant(column, text)?;
         }
         self.root.reserved().for_each(|c| fresh.reserve(c));
+        if let Some(column) = self.root.fingerprinted() {
+            fresh.fingerprint_into(column)?;
+        }
         fresh.floor.clone_from(&self.floor);
         fresh.skipped = self.skipped;
         fresh.notes.unknown.clone_from(&self.notes.unknown);
@@ -208,6 +212,18 @@ impl Decoder {
         self.root.reserve(column);
     }
 
+    /// Puts into a STRING column, which no field goes to, a hash that tells versions of a record apart: of
+    /// the fields that the table keeps, whatever its columns, and of [`Self::set_constant`]'s, but for those
+    /// of the engine.
+    ///
+    /// # Errors
+    /// As [`Self::set_constant`].
+    pub fn fingerprint_into(&mut self, column: &str) -> Result<()> {
+        self.set_constant(column, "")?;
+        self.root.fingerprint_into(column);
+        Ok(())
+    }
+
     /// Reads the record at the cursor, which is left behind it.
     ///
     /// # Errors
@@ -237,6 +253,8 @@ impl Decoder {
                 self.drop_row();
             }
             None => {
+                let all = self.notes.extra.is_some();
+                self.root.fingerprint(json.slice_to_current(start), all);
                 self.kept += 1;
                 if let Some(keep) = &mut self.keep {
                     keep.append(true);

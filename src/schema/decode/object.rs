@@ -9,9 +9,9 @@ use jiter::{Jiter, JiterError, Peek};
 
 use super::buffer::Buffer;
 use super::watch::Watch;
-use super::{Cell, Highest, MOST_UNKNOWN, Notes, Problem, is_extra};
+use super::{Cell, Highest, MOST_UNKNOWN, Notes, Problem, fingerprint, is_extra};
 use crate::schema::grow::News;
-use crate::schema::{Column, Mode, name};
+use crate::schema::{Column, Mode, landing, name};
 
 /// Where a key's value goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(super) struct Object {
     /// Columns that no field goes to.
     reserved: Vec<bool>,
     extra: Option<usize>,
+    /// The column for [`fingerprint`]s, of the record itself.
+    fingerprint: Option<usize>,
     /// Keys met so far; the first is none, the place before an object's first key.
     keys: Vec<Key>,
     known: HashMap<Box<str>, usize>,
@@ -87,6 +89,7 @@ impl Object {
             constants: vec![None; columns.len()],
             reserved: vec![false; columns.len()],
             extra,
+            fingerprint: None,
             keys: vec![no_key()],
             known: HashMap::new(),
             owners: HashMap::new(),
@@ -148,6 +151,43 @@ impl Object {
             *reserved |= name.eq_ignore_ascii_case(column);
         }
         self.forget();
+    }
+
+    /// See [`super::Decoder::fingerprint_into`]; the column is one that no field goes to.
+    pub(super) fn fingerprint_into(&mut self, column: &str) {
+        let is = |name: &String| name.eq_ignore_ascii_case(column);
+        self.fingerprint = self.names.iter().position(is);
+    }
+
+    /// The column that fingerprints go into.
+    pub(super) fn fingerprinted(&self) -> Option<&str> {
+        self.fingerprint.map(|i| self.names[i].as_str())
+    }
+
+    /// Puts the fingerprint of the record that was read last, and whose row is complete, where it belongs.
+    pub(super) fn fingerprint(&mut self, record: &[u8], all: bool) {
+        let Some(i) = self.fingerprint else { return };
+        let mut constants: Vec<(String, &str)> = self
+            .constants()
+            .filter(|(name, _)| !landing::column::is_own(name))
+            .map(|(name, text)| (name.to_lowercase(), text))
+            .collect();
+        constants.sort_unstable();
+        let hash = fingerprint::of(record, self, all, &constants);
+        self.columns[i].replace_last(&hash);
+    }
+
+    /// Whether a column is for the key, as found out by reading the record; and the columns of its fields,
+    /// where it is of a RECORD or a list of them.
+    pub(super) fn column_of(&self, key: &str) -> Option<Option<&Object>> {
+        let slot = match self.known.get(key) {
+            Some(key) => self.keys[*key].slot,
+            None => self.resolve(key),
+        };
+        match slot {
+            Slot::Column(i) => Some(self.columns[i].object().map(|(object, _)| object)),
+            Slot::Nowhere => None,
+        }
     }
 
     /// Reads one object. On a problem every column still gets one cell once [`Self::complete`] ran.
