@@ -442,7 +442,7 @@ async fn a_dry_run_says_what_would_happen_and_only_reads() {
     }
 
     // Rows that go straight into the table have another plan.
-    let straight = "items: {primary_key: ~, table: {write_method: stream}}";
+    let straight = "items: {primary_key: ~, incremental: {cursor: updated_at, since_param: since, sorted: true}, table: {write_method: stream}}";
     let keyed = std::fs::read_to_string(bench.path("connectors/shop.yaml")).unwrap();
     bench.connector("shop", &connector(&api.url(), &[straight]));
     let ran = bench
