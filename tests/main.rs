@@ -5,6 +5,7 @@ mod architecture;
 mod auth;
 mod bigquery;
 mod bigquery_direct;
+mod bigquery_jobs;
 mod bigquery_load;
 mod connectors;
 mod contracts;

@@ -32,6 +32,10 @@ pub enum Fault {
     Edit(fn(&mut Value)),
     /// Of a chunk of an upload only that many bytes arrive.
     Short(usize),
+    /// It is answered with this status and sent on to that root, and does not arrive.
+    Redirect(u16, &'static str),
+    /// It arrives, and where its answer says by `Location` how to go on, that is at that root.
+    Elsewhere(&'static str),
 }
 
 /// The requests of one kind, and the faults that they meet, one each, in order.
@@ -90,8 +94,12 @@ struct Inner {
 pub struct Seen {
     /// `POST /path`.
     pub line: String,
+    /// Its query; empty where it has none.
+    pub query: String,
     /// Its `Content-Range`; empty where it has none.
     pub range: String,
+    /// Its `If-Match`; empty where it has none.
+    pub if_match: String,
     /// Its body, where that is JSON.
     pub json: Value,
 }
@@ -165,7 +173,9 @@ async fn forward(State(proxy): State<Arc<Inner>>, request: Request) -> Response 
     let range = text(header::CONTENT_RANGE);
     proxy.seen.lock().unwrap().push(Seen {
         line: format!("{method} {path}"),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
         range: range.clone(),
+        if_match: text(header::IF_MATCH),
         json: serde_json::from_slice(&body).unwrap_or_default(),
     });
     let fault = proxy
@@ -180,6 +190,21 @@ async fn forward(State(proxy): State<Arc<Inner>>, request: Request) -> Response 
         Fault::Refuse(status) => html(status),
         Fault::Reason(status, reason) => reasoned(status, reason),
         Fault::LoseRequest => cut(&Bytes::new()),
+        Fault::Redirect(status, root) => {
+            let mut response = html(status);
+            let location = format!("{root}{}", parts.uri);
+            let location = location.parse().unwrap();
+            response.headers_mut().insert(header::LOCATION, location);
+            response
+        }
+        Fault::Elsewhere(root) => {
+            let mut answer = proxy.send(&parts, body).await;
+            let location = answer.headers[header::LOCATION].to_str().unwrap();
+            let path = location.splitn(4, '/').nth(3).expect("a whole URL");
+            let location = format!("{root}/{path}").parse().unwrap();
+            answer.headers.insert(header::LOCATION, location);
+            whole(answer)
+        }
         Fault::Reveal => whole(
             proxy
                 .hidden
