@@ -1,6 +1,8 @@
 //! Rows straight into BigQuery tables (`write_method: stream` and `insert_all`), against the emulator:
 //! they show at once, and in the end each is there once.
 
+mod refused;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

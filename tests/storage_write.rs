@@ -5,14 +5,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use drawoff::destination::bigquery::{BigQuery, BigQuerySettings, Target};
+use drawoff::destination::rejects;
 use drawoff::destination::{BatchKind, Destination, Disposition, Published, TableSpec};
 use drawoff::error::{Error, ErrorKind};
 use drawoff::google::Google;
+use drawoff::schema::decode::Reject;
 use drawoff::schema::{Column, ColumnType, Mode, TableSchema};
 use drawoff::state::{Checkpoint, CheckpointKey, CheckpointUpdate, SliceFacts};
 use gcloud_sdk::tonic::Code;
 use serde_json::{Value, json};
 
+use crate::support::binary::moment;
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::faults::grpc::{Call, Fault, GrpcProxy};
 use crate::support::hasty_clock::HastyClock;
@@ -60,6 +63,11 @@ struct Scene {
 
 impl Scene {
     async fn new(name: &str, disposition: Disposition, request: usize) -> Self {
+        Self::with(name, disposition, request, 8 << 20).await
+    }
+
+    /// With that limit on the bytes that are sent and not acknowledged.
+    async fn with(name: &str, disposition: Disposition, request: usize, in_flight: usize) -> Self {
         let emulator = Emulator::get();
         let dataset = emulator.dataset(name);
         let proxy = GrpcProxy::start(emulator.grpc()).await;
@@ -70,7 +78,7 @@ impl Scene {
         };
         let settings = BigQuerySettings {
             request_bytes: Some(request),
-            in_flight_bytes: 8 << 20,
+            in_flight_bytes: in_flight,
             ..Default::default()
         };
         let google = Google::new(google, HastyClock::new()).unwrap();
@@ -213,6 +221,7 @@ async fn refused_rows_and_cut_connections_together() {
             (Call::Append, 3, Fault::End),
         ],
         &[
+            (Call::Append, 2, Fault::LoseAnswer),
             (Call::Create, 3, Fault::Cut),
             (Call::Finalize, 2, Fault::Cut),
         ],
@@ -428,4 +437,68 @@ async fn requests_are_no_larger_than_they_may_be() {
     };
     assert_eq!(error.kind(), ErrorKind::Schema, "{error:?}");
     assert!(error.to_string().contains("a row for `p."), "{error}");
+}
+
+/// Forty rows of 64 KiB each.
+fn long_rows(from: i64) -> Vec<Value> {
+    let long = |id| {
+        let mut row = row(id, 0);
+        row["text"] = json!("x".repeat(64 << 10));
+        row
+    };
+    (from..from + 40).map(long).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_under_way_than_may_be_and_one_stream_has_it_all() {
+    // 2.5 MiB are staged at a time, in requests of half a MiB; only one MiB may be unacknowledged.
+    for (in_flight, waits) in [(1 << 20, true), (64 << 20, false)] {
+        let scene = Scene::with("in_flight", Disposition::Append, 512 << 10, in_flight).await;
+        scene.proxy.on(Call::Append, 1, Fault::HoldBefore);
+        let (schema, to) = (scene.table.schema.clone(), scene.to.clone());
+        let mut slice = to.open(&scene.table, "run0", "s").await.unwrap();
+        let first = batch(&schema, &long_rows(0));
+        let mut staging = tokio::spawn(async move {
+            slice.stage(BatchKind::Rows, first).await.unwrap();
+            slice
+        });
+        while scene.proxy.held() == 0 {
+            moment(Duration::from_millis(10)).await;
+        }
+        let patience = if waits { 3 } else { 120 };
+        let done = tokio::time::timeout(Duration::from_secs(patience), &mut staging).await;
+        assert_eq!(done.is_err(), waits, "{in_flight} bytes may be under way");
+        scene.proxy.release();
+        let mut slice = match done {
+            Ok(slice) => slice.unwrap(),
+            Err(_) => staging.await.unwrap(),
+        };
+        let reject = Reject {
+            reason: "not an integer".into(),
+            path: "/id".into(),
+            record: "{}".into(),
+        };
+        let at = "2026-01-02T03:04:05Z".parse().unwrap();
+        let reject = rejects::batch(&[reject], "all things", "run0", at).unwrap();
+        slice.stage(BatchKind::Rejects, reject).await.unwrap();
+        for n in 1..3 {
+            let more = batch(&schema, &long_rows(40 * n));
+            slice.stage(BatchKind::Rows, more).await.unwrap();
+        }
+        let update = CheckpointUpdate {
+            key: CheckpointKey {
+                source: "src".into(),
+                stream: "all things".into(),
+            },
+            checkpoint: Checkpoint::default(),
+            expected_version: 0,
+            run_id: "run0".into(),
+            facts: SliceFacts::default(),
+        };
+        assert_eq!(slice.publish(&update).await.unwrap().rows, 120);
+        assert!(scene.proxy.count(Call::Append) > 12);
+        // One for the rows, one for what does not fit.
+        assert_eq!(scene.proxy.count(Call::Create), 2);
+        assert_eq!(scene.proxy.count(Call::Commit), 2);
+    }
 }

@@ -14,6 +14,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use gcloud_sdk::google::cloud::bigquery::storage::v1 as proto;
 use gcloud_sdk::google::rpc;
 use gcloud_sdk::prost::Message;
+use gcloud_sdk::prost_types::Any;
 use gcloud_sdk::tonic::Code;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
@@ -69,6 +70,12 @@ pub enum Fault {
     Slow(Duration),
     /// AppendRows: an error inside of the answer; it does not arrive, the call goes on.
     Within(Code),
+    /// AppendRows: an error inside of the answer, which says that the table lacks columns of the rows; it
+    /// does not arrive, the call goes on.
+    ExtraFields,
+    /// CreateWriteStream: it arrives, and the answer has the first column of the table only, as the service
+    /// knew it before the others were added.
+    OldSchema,
     /// AppendRows: the call is ended well, as an idle one; it does not arrive.
     End,
     /// BatchCommitWriteStreams: well, but nothing is committed; it does not arrive.
@@ -294,8 +301,9 @@ impl OneCall {
         let (response, mut to) = self.server.send_request(onward, false)?;
         to.send_data(request, true)?;
         let (parts, body) = response.await?.into_parts();
-        let (bytes, trailers) = whole(body).await?;
+        let (mut bytes, trailers) = whole(body).await?;
         match fault {
+            Some(Fault::OldSchema) => bytes = with_old_schema(&bytes),
             Some(Fault::LoseAnswer) => return self.cut(),
             Some(Fault::HoldAfter) => self.shared.hold().await,
             Some(Fault::Slow(time)) => moment(time).await,
@@ -322,7 +330,7 @@ impl OneCall {
         let mut response = Some(response);
         let mut answers: Option<Frames> = None;
         let mut to_client: Option<SendStream<Bytes>> = None;
-        let mut schema: Option<Bytes> = None;
+        let mut first: Option<First> = None;
         while let Some(frame) = requests.next().await? {
             if to_client.is_none() {
                 to_client = Some(answer.send_response(opening(), false)?);
@@ -331,6 +339,7 @@ impl OneCall {
                 return Ok(());
             };
             let fault = self.shared.meet(Call::Append);
+            let refused = self.look_at(&frame, &mut first);
             match fault {
                 Some(Fault::Refuse(code)) => return to_client.send_trailers(status(code)),
                 Some(Fault::End) => return to_client.send_trailers(status(Code::Ok)),
@@ -340,18 +349,25 @@ impl OneCall {
                     to_client.send_data(error_within(code, Vec::new()), false)?;
                     continue;
                 }
+                Some(Fault::ExtraFields) => {
+                    to_client.send_data(extra_fields(), false)?;
+                    continue;
+                }
                 _ => {}
             }
             let most = self.shared.largest.lock().unwrap().unwrap_or(LARGEST);
             if frame.len() > most {
                 return to_client.send_trailers(status(Code::InvalidArgument));
             }
-            let refused = self.look_at(&frame, &mut schema);
             if !refused.is_empty() {
                 to_client.send_data(error_within(Code::InvalidArgument, refused), false)?;
                 continue;
             }
-            to_server.send_data(framed(&frame), false)?;
+            match (&response, &first) {
+                // What was refused here says what the others of its connection are about.
+                (Some(_), Some(first)) => to_server.send_data(first.begin(&frame), false)?,
+                _ => to_server.send_data(framed(&frame), false)?,
+            }
             if let Some(response) = response.take() {
                 let (parts, body) = response.await?.into_parts();
                 if parts.headers.contains_key("grpc-status") {
@@ -381,24 +397,28 @@ impl OneCall {
     }
 
     /// The rows that are to be refused; complains about what BigQuery would not put up with.
-    fn look_at(&self, frame: &[u8], schema: &mut Option<Bytes>) -> Vec<proto::RowError> {
+    fn look_at(&self, frame: &[u8], first: &mut Option<First>) -> Vec<proto::RowError> {
         let request = proto::AppendRowsRequest::decode(frame).unwrap();
         let Some(Rows::ArrowRows(arrow)) = request.rows else {
             panic!("rows are sent as Arrow");
         };
-        if schema.is_none() {
+        let first = first.get_or_insert_with(|| {
             if request.write_stream.is_empty() || arrow.writer_schema.is_none() {
                 self.shared
                     .complain("a connection's first request does not say what it is about".into());
             }
-            *schema = arrow.writer_schema.map(|s| s.serialized_schema.into());
-        }
+            First {
+                stream: request.write_stream,
+                schema: arrow.writer_schema.unwrap_or_default(),
+            }
+        });
         let bad = self.shared.bad_rows.lock().unwrap();
-        let (Some(schema), false) = (&*schema, bad.is_empty()) else {
+        if bad.is_empty() {
             return Vec::new();
-        };
+        }
+        let schema = Bytes::from(first.schema.serialized_schema.clone());
         let batch = arrow.rows.unwrap().serialized_record_batch;
-        let stream = schema.clone().chain(batch.as_slice()).reader();
+        let stream = schema.chain(batch.as_slice()).reader();
         let batch = StreamReader::try_new(stream, None)
             .unwrap()
             .next()
@@ -422,6 +442,24 @@ impl OneCall {
     fn cut(&self) -> Gone<()> {
         self.cut.cancel();
         Ok(())
+    }
+}
+
+/// What the first request of a connection says of all that follow.
+struct First {
+    stream: String,
+    schema: proto::ArrowSchema,
+}
+
+impl First {
+    /// A request as the first of a connection, framed.
+    fn begin(&self, frame: &[u8]) -> Bytes {
+        let mut request = proto::AppendRowsRequest::decode(frame).unwrap();
+        request.write_stream.clone_from(&self.stream);
+        if let Some(Rows::ArrowRows(arrow)) = &mut request.rows {
+            arrow.writer_schema = Some(self.schema.clone());
+        }
+        framed(&request.encode_to_vec())
     }
 }
 
@@ -504,14 +542,51 @@ fn refuse(answer: &mut SendResponse<Bytes>, code: Code) -> Gone<()> {
 }
 
 fn error_within(code: Code, row_errors: Vec<proto::RowError>) -> Bytes {
+    let error = rpc::Status {
+        code: code as i32,
+        message: "so it is".into(),
+        ..Default::default()
+    };
+    answer_within(error, row_errors)
+}
+
+fn answer_within(error: rpc::Status, row_errors: Vec<proto::RowError>) -> Bytes {
     let answer = proto::AppendRowsResponse {
-        response: Some(append_rows_response::Response::Error(rpc::Status {
-            code: code as i32,
-            message: "so it is".into(),
-            ..Default::default()
-        })),
+        response: Some(append_rows_response::Response::Error(error)),
         row_errors,
         ..Default::default()
     };
     framed(&answer.encode_to_vec())
+}
+
+/// INVALID_ARGUMENT, of which only the details say that it may pass.
+fn extra_fields() -> Bytes {
+    let detail = proto::StorageError {
+        code: proto::storage_error::StorageErrorCode::SchemaMismatchExtraFields.into(),
+        ..Default::default()
+    };
+    let error = rpc::Status {
+        code: Code::InvalidArgument as i32,
+        message: "so it is".into(),
+        details: vec![Any {
+            type_url: "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError".into(),
+            value: detail.encode_to_vec(),
+        }],
+    };
+    answer_within(error, Vec::new())
+}
+
+/// A framed WriteStream, with one column only.
+fn with_old_schema(frame: &[u8]) -> Bytes {
+    let mut stream = proto::WriteStream::decode(&frame[5..]).unwrap();
+    let first = proto::TableFieldSchema {
+        name: "id".into(),
+        r#type: proto::table_field_schema::Type::Int64.into(),
+        mode: proto::table_field_schema::Mode::Required.into(),
+        ..Default::default()
+    };
+    stream.table_schema = Some(proto::TableSchema {
+        fields: vec![first],
+    });
+    framed(&stream.encode_to_vec())
 }
