@@ -1,6 +1,12 @@
 //! Load jobs into staging tables: every type in both formats, and an upload and a job that fail in
 //! all the ways there are.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow_array::{
+    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, Time64MicrosecondArray,
+};
 use drawoff::clock::SharedClock;
 use drawoff::destination::bigquery::{BigQuery, Target};
 use drawoff::destination::{
@@ -9,9 +15,10 @@ use drawoff::destination::{
 use drawoff::error::{Error, ErrorKind, Result};
 use drawoff::google::{Endpoint, Google, GoogleSettings};
 use drawoff::schema::decode::Reject;
-use drawoff::schema::{Column, ColumnType, Mode, TableSchema};
+use drawoff::schema::{Column, ColumnType, Mode, TableSchema, arrow_schema};
 use drawoff::state::{Checkpoint, CheckpointKey, CheckpointUpdate, SliceFacts, StateStore};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::faults::Fault::{self, *};
@@ -341,6 +348,72 @@ async fn every_type_through_both_formats() {
     );
 }
 
+/// What a JSON text cannot say, or only in a roundabout way.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_are_none_and_texts_with_nul_arrive_through_both_formats() {
+    let emulator = Emulator::get();
+    let dataset = emulator.dataset("load_odd");
+    let proxy = RestProxy::with(emulator.rest(), vec![]).await;
+    let to = destination(emulator.settings_at(&proxy.url), &dataset);
+    let columns = vec![
+        Column::new("id", ColumnType::Int64),
+        Column::new("f", ColumnType::Float64),
+        Column::new("s", ColumnType::String),
+    ];
+    let time = Column::new("t", ColumnType::Time);
+    let floats = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1.5];
+    let texts = ["\0", "a\0b", "\u{1}\u{7f}", ""];
+    for (version, (name, spec)) in [
+        ("PARQUET", table("plain", columns.clone())),
+        (
+            "NEWLINE_DELIMITED_JSON",
+            table("timed", [columns.clone(), vec![time]].concat()),
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        to.prepare(&spec).await.unwrap();
+        let mut arrays: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_iter_values(0..4)),
+            Arc::new(Float64Array::from(floats.to_vec())),
+            Arc::new(StringArray::from(texts.to_vec())),
+        ];
+        if spec.schema.columns.len() > arrays.len() {
+            arrays.push(Arc::new(Time64MicrosecondArray::from(vec![None; 4])));
+        }
+        let rows = RecordBatch::try_new(arrow_schema(&spec.schema), arrays).unwrap();
+        let update = update(version as u64, &format!("run{version}"));
+        let mut slice = to.open(&spec, &update.run_id, "0001").await.unwrap();
+        slice.builds_on(&update.key, version as u64);
+        slice.stage(BatchKind::Rows, rows).await.unwrap();
+        assert_eq!(slice.publish(&update).await.unwrap().rows, 4, "{name}");
+        let job = &proxy.seen("POST /upload")[version].json;
+        assert_eq!(job["configuration"]["load"]["sourceFormat"], name);
+        let found = emulator.query(&format!(
+            "SELECT id, IS_NAN(f) AS nan, IS_INF(f) AS inf, f > 0 AS more, TO_HEX(CAST(s AS BYTES)) AS s \
+             FROM {dataset}.{} ORDER BY id",
+            spec.name
+        ));
+        let row = |id: usize, nan: bool, inf: bool, s: &str| json!({"id": id, "nan": nan, "inf": inf, "more": found[id]["more"], "s": s});
+        assert_eq!(
+            found,
+            json!([
+                row(0, true, false, "00"),
+                row(1, false, true, "610062"),
+                row(2, false, true, "017f"),
+                row(3, false, false, ""),
+            ]),
+            "{name}"
+        );
+        assert_eq!(
+            (&found[1]["more"], &found[2]["more"]),
+            (&json!(true), &json!(false)),
+            "{name}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_and_rejects_need_no_storage_write_api() {
     let emulator = Emulator::get();
@@ -622,4 +695,57 @@ async fn a_job_may_wait_for_hours_but_not_for_ever() {
     );
     let error = error.to_string();
     assert!(error.contains("is still PENDING after 5"), "{error}");
+}
+
+/// A server that nobody should turn to: its root, and how many came.
+async fn stranger() -> (&'static str, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let root = format!("http://{}", listener.local_addr().unwrap());
+    let came = Arc::new(AtomicUsize::new(0));
+    let count = came.clone();
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    (root.leak(), came)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_sent_on_to_a_stranger() {
+    let (root, came) = stranger().await;
+    // The chunks go to the host that was asked; 308 is how far an upload is, and no redirect.
+    let rules = vec![
+        Rule::ending("POST", UPLOAD, &[Elsewhere(root)]),
+        Rule::ending("PUT", UPLOAD, &[Redirect(308, root), Redirect(308, root)]),
+    ];
+    let scene = Scene::new("load_elsewhere", rules).await;
+    assert_eq!(rows(scene.land(0, &[note(1)]).await), 1);
+    scene.holds(&[note(1)], 1).await;
+
+    for status in [301, 302, 303, 307, 308] {
+        for (method, path) in [
+            ("POST", UPLOAD),
+            ("PUT", UPLOAD),
+            ("POST", "/tables"),
+            ("GET", "/datasets/"),
+        ] {
+            if (method, status) == ("PUT", 308) {
+                continue;
+            }
+            let rule = Rule::containing(method, path, &[Redirect(status, root)]);
+            let proxy = RestProxy::with(Emulator::get().rest(), vec![rule]).await;
+            let google = Emulator::get().settings_at(&proxy.url);
+            let to = destination(google, &scene.dataset);
+            let landed = land(&to, &notes(), 1, "run1", &[note(2)]).await;
+            assert_eq!(proxy.left(), 0);
+            let error = landed.unwrap_err().to_string();
+            assert!(
+                error.contains(&status.to_string()),
+                "{method} {path}: {error}"
+            );
+        }
+    }
+    scene.holds(&[note(1)], 1).await;
+    assert_eq!(came.load(Ordering::SeqCst), 0);
 }
