@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::binary::{Bench, moment};
+use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::fake_api::{FakeApi, Received, Reply, in_turn};
 use crate::support::shop::{COLUMNS, Shelf, connector, item, page, rows, time};
 use crate::support::tables::{Row, content, numbers, parquet, sqlite};
@@ -208,6 +209,69 @@ async fn sigterm_publishes_what_can_be_gone_on_from() {
         "goes on, and does not begin again: {since}"
     );
     assert_eq!(stored(&bench), rows(&shelf.rows()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_a_run_into_bigquery_in_time_and_the_next_completes_it() {
+    let emulator = Emulator::get();
+    for (method, key) in [
+        ("storage_write", "[id]"),
+        ("load_job", "[id]"),
+        // Rows go straight into tables that are appended to only.
+        ("stream", "~"),
+        ("insert_all", "~"),
+    ] {
+        let shelf = Shelf::of(100);
+        let served = shelf.clone();
+        // From the sixth page on the server takes half a minute.
+        let slow = Arc::new(AtomicUsize::new(5));
+        let pages = slow.clone();
+        let api = FakeApi::start(move |request| {
+            let reply = served.serve(request);
+            match request.number >= pages.load(Ordering::SeqCst) {
+                true => reply.delay(Duration::from_secs(30)),
+                false => reply,
+            }
+        })
+        .await;
+        let stream = format!("primary_key: {key}, {SORTED}, table: {{write_method: {method}}}");
+        let bench = items(&api, &stream)
+            .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
+            .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
+            .env("NO_GCE_CHECK", "true");
+        let dataset = emulator.dataset("sigterm");
+        let destination = format!("bigquery:{PROJECT}.{dataset}");
+        let args = [&RUN[..], &["--destination", &destination]].concat();
+        let ids = || -> Vec<i64> {
+            let found = emulator.query(&format!("SELECT id FROM {dataset}.items ORDER BY id"));
+            let id = |row: &Value| row["id"].as_i64().unwrap();
+            found.as_array().unwrap().iter().map(id).collect()
+        };
+        let mut run = bench.spawn(&args);
+        assert!(run.until(|| api.count() > 5).await);
+        let asked = Instant::now();
+        run.signal("TERM");
+        let ran = run.end().await.exits(75).complains("asked to stop");
+        let took = asked.elapsed();
+        // Cloud Run kills ten seconds after the signal.
+        assert!(
+            took < Duration::from_secs(8),
+            "{method} took {took:?}: {ran}"
+        );
+        let kept = ids();
+        let last = kept.len() as i64;
+        // What is merged is published, if there was time for it; what is appended is taken back.
+        let published = key != "~" && !ran.stderr.contains("will be read again");
+        let expected = if published { 40..=50 } else { 0..=0 };
+        assert!(
+            expected.contains(&last),
+            "{method} kept {last} of 50 rows: {ran}"
+        );
+        assert_eq!(kept, (1..=last).collect::<Vec<_>>(), "{method}");
+        slow.store(usize::MAX, Ordering::SeqCst);
+        bench.run(&args).await.exits(0);
+        assert_eq!(ids(), (1..=100).collect::<Vec<_>>(), "{method}");
+    }
 }
 
 #[tokio::test]

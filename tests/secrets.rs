@@ -6,7 +6,9 @@ use serde_json::json;
 use url::form_urlencoded::byte_serialize;
 
 use crate::support::binary::{Bench, Ran};
+use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::fake_api::{FakeApi, Received, Reply};
+use crate::support::faults::RestProxy;
 use crate::support::shop::{COLUMNS, item};
 use crate::support::tables::sqlite;
 
@@ -85,11 +87,17 @@ impl Canaries {
         for file in bench.files() {
             written.push((file.display().to_string(), std::fs::read(&file).unwrap()));
         }
+        self.assert_in_none(&format!("{what}: {ran}"), &written);
+    }
+
+    /// Panics when a secret is in one of these, each a place and what is there.
+    #[track_caller]
+    fn assert_in_none(&self, what: &str, written: &[(String, Vec<u8>)]) {
         for (name, form) in self.forms() {
-            for (place, bytes) in &written {
+            for (place, bytes) in written {
                 assert!(
                     !bytes.windows(form.len()).any(|w| w == form),
-                    "{what}: {name} is in {place}: {ran}"
+                    "{name} is in {place}: {what}"
                 );
             }
         }
@@ -293,6 +301,75 @@ async fn no_secret_is_ever_written() {
         .buffer_unordered(4)
         .collect::<Vec<()>>()
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_gets_into_bigquery() {
+    let emulator = Emulator::get();
+    for mood in [
+        Mood::Fine,
+        Mood::Forbidden,
+        Mood::BrokenJson,
+        Mood::TokenHtml,
+    ] {
+        let canaries = Canaries::new();
+        let access_token = canaries.of("access_token").to_owned();
+        let api = FakeApi::start(move |request| answer(mood, &access_token, request)).await;
+        let proxy = RestProxy::with(emulator.rest(), vec![]).await;
+        let dataset = emulator.dataset("canaries");
+        let bench = canaries
+            .bench(&api)
+            .env("BIGQUERY_EMULATOR_HOST", &proxy.url)
+            .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
+            .env("NO_GCE_CHECK", "true");
+        let destination = format!("bigquery:{PROJECT}.{dataset}");
+        let ran = bench
+            .run(&["--source", "shop", "-vv", "--destination", &destination])
+            .await;
+        let what = format!("{mood:?}");
+        canaries.assert_unseen(&what, &bench, &ran);
+        let good = mood == Mood::Fine;
+        assert_eq!(ran.code == Some(0), good, "{ran}");
+
+        // Every request: statements, parameters, labels, descriptions. Then every table.
+        let mut written: Vec<(String, Vec<u8>)> = proxy
+            .seen("")
+            .into_iter()
+            .map(|s| {
+                let text = format!("{} {} {}", s.line, s.query, s.json);
+                (s.line, text.into_bytes())
+            })
+            .collect();
+        assert!(
+            written
+                .iter()
+                .any(|(line, _)| line.starts_with("POST ") && line.ends_with("/jobs"))
+        );
+        let tables = emulator.tables(&dataset);
+        for name in [
+            "_drawoff_runs",
+            "_drawoff_leases",
+            "bearer",
+            "bearer__rejects",
+        ] {
+            assert!(
+                tables.iter().any(|t| t == name),
+                "{name} is not in {tables:?}"
+            );
+        }
+        for table in tables {
+            let rows = emulator.query(&format!("SELECT * FROM {dataset}.{table}"));
+            if table == "_drawoff_runs" {
+                let runs = rows.as_array().unwrap();
+                assert_eq!(runs.len(), STREAMS.len(), "{ran}");
+                // The errors that quote what the server said.
+                let failed = runs.iter().filter(|r| !r["error"].is_null()).count();
+                assert_eq!(failed > 0, !good, "{runs:?}");
+            }
+            written.push((table, rows.to_string().into_bytes()));
+        }
+        canaries.assert_in_none(&what, &written);
+    }
 }
 
 /// A connector with one secret, `token`.
