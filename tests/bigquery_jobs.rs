@@ -546,3 +546,41 @@ async fn tables_are_as_wide_and_deep_as_their_staging_tables_can_be() {
         "{error}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_made_one_at_a_time() {
+    static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    let emulator = Emulator::get();
+    let dataset = emulator.dataset("job_tables");
+    let url = meddler::start(emulator.rest(), |method, path, _| {
+        if method != "POST" || !path.ends_with("/tables") {
+            return Meddling::Pass;
+        }
+        let now = UNDER_WAY.fetch_add(1, Ordering::SeqCst) + 1;
+        MOST.fetch_max(now, Ordering::SeqCst);
+        MADE.fetch_add(1, Ordering::SeqCst);
+        // Once it is answered.
+        Meddling::Edit(|_| {
+            UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
+        })
+    })
+    .await;
+    let to = destination(emulator.settings_at(&url), &dataset, Default::default());
+    to.prepare(&notes()).await.unwrap();
+    let before = MADE.load(Ordering::SeqCst);
+    // BigQuery takes ten a second of a project, and streams begin side by side.
+    let each = (0..6).map(|n| {
+        let spec = TableSpec {
+            name: format!("notes{n}"),
+            ..notes()
+        };
+        let to = to.clone();
+        async move { to.prepare(&spec).await.unwrap() }
+    });
+    futures::future::join_all(each).await;
+    // Each with the table of its rejects.
+    assert_eq!(MADE.load(Ordering::SeqCst) - before, 12);
+    assert_eq!(MOST.load(Ordering::SeqCst), 1);
+}
