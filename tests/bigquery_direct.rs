@@ -22,7 +22,7 @@ use drawoff::state::{Checkpoint, CheckpointKey, CheckpointUpdate, SliceFacts};
 use serde_json::{Value, json};
 
 use crate::support::binary::{Bench, moment};
-use crate::support::clock::HastyClock;
+use crate::support::clock::ImpatientClock;
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::fake_api::{FakeApi, Reply};
 use crate::support::faults::{CuttingProxy, Fault, RestProxy};
@@ -38,7 +38,7 @@ fn destination_at(google: GoogleSettings, dataset: &str) -> BigQuery {
         project: PROJECT.into(),
         dataset: dataset.into(),
     };
-    let google = Google::new(google, Arc::new(HastyClock)).unwrap();
+    let google = Google::new(google, Arc::new(ImpatientClock)).unwrap();
     let settings = BigQuerySettings {
         request_bytes: Some(256 << 10),
         ..Default::default()

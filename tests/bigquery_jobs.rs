@@ -85,13 +85,15 @@ enum End {
     RolledBack(&'static str),
     /// With an error, after its transaction was committed.
     AfterCommit,
-    /// Well, and yet with a list of errors.
+    /// Well, and yet with a list of errors, as does every job beside it.
     Warned,
 }
 
 /// The jobs that publish: how those to come end, and what is known of those that were.
 #[derive(Default)]
 struct Jobs {
+    /// How all of them end, the others of a slice as well.
+    all: Option<End>,
     ends: VecDeque<End>,
     seen: Vec<String>,
     ended: HashMap<String, End>,
@@ -117,9 +119,11 @@ impl Jobs {
                 id
             }
             false if method == "GET" && path.contains("/jobs/") => last.to_owned(),
+            false if inserts => String::new(),
             false => return Meddling::Pass,
         };
-        match self.ended.get(&id) {
+        let end = self.all.as_ref().or(self.ended.get(&id));
+        match end {
             None => Meddling::Pass,
             // It is at work at first, as BigQuery's are.
             Some(End::RolledBack(_)) if inserts => Meddling::Answer(
@@ -162,6 +166,8 @@ async fn a_publish_whose_job_ends_with_an_error_is_done_once_or_not_at_all() {
     let mut ids = Vec::new();
     // How jobs end, and how many are inserted until the slice is published.
     for (ends, attempts) in [
+        // The first slice of all has jobs beside the one that publishes.
+        (vec![End::Warned], 1),
         // Cancelled because of another transaction, or by a fault of BigQuery's own.
         (vec![End::RolledBack("invalidQuery")], 2),
         (vec![End::RolledBack("jobInternalError"); 2], 3),
@@ -171,10 +177,10 @@ async fn a_publish_whose_job_ends_with_an_error_is_done_once_or_not_at_all() {
             vec![End::RolledBack("jobBackendError"), End::AfterCommit],
             2,
         ),
-        (vec![End::Warned], 1),
     ] {
         let version = ids.len() as u64;
         *jobs.lock().unwrap() = Jobs {
+            all: ends.iter().copied().find(|e| matches!(e, End::Warned)),
             ends: ends.clone().into(),
             ..Jobs::default()
         };

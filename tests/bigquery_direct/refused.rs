@@ -60,7 +60,7 @@ async fn proxied(dataset: &str) -> (GrpcProxy, BigQuery) {
     let emulator = Emulator::get();
     let proxy = GrpcProxy::start(emulator.grpc()).await;
     let google = emulator.settings_behind(emulator.rest(), &proxy.address);
-    let google = Google::new(google, Arc::new(HastyClock)).unwrap();
+    let google = Google::new(google, Arc::new(ImpatientClock)).unwrap();
     let target = Target {
         project: PROJECT.into(),
         dataset: dataset.into(),

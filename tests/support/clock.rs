@@ -43,10 +43,10 @@ impl Clock for AheadClock {
 }
 
 /// The machine's clock, on which nobody sleeps for long: for what only waits before it tries again.
-pub struct HastyClock;
+pub struct ImpatientClock;
 
 #[async_trait]
-impl Clock for HastyClock {
+impl Clock for ImpatientClock {
     fn now(&self) -> Timestamp {
         SystemClock.now()
     }

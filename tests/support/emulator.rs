@@ -6,13 +6,13 @@
 //! `BIGQUERY_STORAGE_EMULATOR_HOST` name one that runs already; the Python environment is made all
 //! the same, for reading back.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,21 @@ pub struct Emulator {
     home: PathBuf,
     reader: Mutex<Option<Reader>>,
     /// The emulator is killed when this pipe closes, which the end of this process does.
-    _leash: Option<ChildStdin>,
+    leash: Mutex<Option<ChildStdin>>,
+    /// Tests that it has served.
+    served: AtomicUsize,
+}
+
+/// What a test that uses an emulator leaves at its end: the last of them ends the emulator, which holds
+/// some hundred megabytes.
+struct Tenancy(&'static Emulator);
+
+impl Drop for Tenancy {
+    fn drop(&mut self) {
+        if self.0.served.fetch_add(1, Ordering::Relaxed) + 1 == TESTS_EACH {
+            self.0.end();
+        }
+    }
 }
 
 /// Google's Python client at work.
@@ -74,9 +88,9 @@ impl Emulator {
     /// With one sentence when it cannot be had.
     pub fn get() -> &'static Self {
         thread_local! {
-            static MINE: Cell<Option<&'static Emulator>> = const { Cell::new(None) };
+            static MINE: RefCell<Option<Tenancy>> = const { RefCell::new(None) };
         }
-        if let Some(mine) = MINE.get() {
+        if let Some(mine) = MINE.with_borrow(|mine| mine.as_ref().map(|tenancy| tenancy.0)) {
             return mine;
         }
         let thread = std::thread::current();
@@ -98,8 +112,18 @@ impl Emulator {
                 Err(why) => panic!("the BigQuery emulator cannot be had: {why}"),
             },
         };
-        MINE.set(Some(mine));
+        MINE.set(Some(Tenancy(mine)));
         mine
+    }
+
+    fn end(&self) {
+        // The emulator goes with its leash, the reader with its standard input.
+        self.leash
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.take();
     }
 
     /// Where it is, for the program under test. No credentials, no metadata server.
@@ -256,7 +280,8 @@ impl Emulator {
                 python,
                 home,
                 reader: Mutex::default(),
-                _leash: None,
+                leash: Mutex::default(),
+                served: AtomicUsize::new(0),
             });
         }
         let ports = (free_port()?, free_port()?);
@@ -266,14 +291,14 @@ impl Emulator {
             ports.0
         ));
         let mut leash = serve(&python, &home, &data, ports, &data)?;
-        let _leash = leash.stdin.take();
         Ok(Self {
             rest: format!("http://127.0.0.1:{}", ports.0),
             grpc: format!("127.0.0.1:{}", ports.1),
             python,
             home,
             reader: Mutex::default(),
-            _leash,
+            leash: Mutex::new(leash.stdin.take()),
+            served: AtomicUsize::new(0),
         })
     }
 }
@@ -302,7 +327,8 @@ impl OwnEmulator {
                 python: shared.python.clone(),
                 home: shared.home.clone(),
                 reader: Mutex::default(),
-                _leash: None,
+                leash: Mutex::default(),
+                served: AtomicUsize::new(0),
             },
             ports,
             data,
