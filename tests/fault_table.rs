@@ -200,15 +200,16 @@ async fn dies(disposition: Disposition, method: WriteMethod) {
 async fn takes_back(method: WriteMethod) {
     use gate::Call::{Claim, DeleteRows, Forget};
     let mut scene = Scene::new(Emulator::get(), Disposition::Append, method).await;
-    let (last, calls) = match method {
+    let calls = match method {
         // Rows of a dead run may still be on their way, so the slice is kept in mind for a while.
-        WriteMethod::InsertAll => (gate::Call::Count, &[Claim, DeleteRows][..]),
-        _ => (gate::Call::Publish, &[Claim, DeleteRows, Forget][..]),
+        WriteMethod::InsertAll => &[Claim, DeleteRows][..],
+        _ => &[Claim, DeleteRows, Forget][..],
     };
+    let last = Point::Rest(gate::Call::Publish);
     for call in calls {
         for fault in FAULTS {
             let case = format!("{method:?}, {fault:?} at {call:?}");
-            scene.dies_at(Point::Rest(last), false, false).await;
+            scene.dies_at(last, false, false).await;
             scene.proxies.arm(Point::Rest(*call), fault);
             assert_eq!(scene.publish().await.expect(&case).rows, 5, "{case}");
             assert_eq!(scene.proxies.left(), 0, "{case}: nothing came by");
