@@ -50,12 +50,10 @@ impl Canaries {
         let mut forms = Vec::new();
         let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         for (key, secret) in &self.0 {
-            // The middle is the same however the rest is encoded.
-            let from = secret.find(|c: char| c.is_ascii_digit()).unwrap();
-            forms.push((
-                (*key).to_owned(),
-                secret.as_bytes()[from..from + 10].to_vec(),
-            ));
+            // The random part is the same however the rest is encoded.
+            let random = secret.strip_prefix("cnry").unwrap();
+            let random = &random.trim_start_matches('+')[..16];
+            forms.push(((*key).to_owned(), random.as_bytes().to_vec()));
         }
         let pairs = [
             format!("{}:{}", self.of("companyid"), self.of("password")),
