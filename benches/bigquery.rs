@@ -24,6 +24,9 @@ const TARGET_MEMORY: f64 = 64.0 + 67.1;
 /// `table.write_method`.
 const METHODS: [&str; 4] = ["storage_write", "load_job", "stream", "insert_all"];
 
+/// Rows of a slice: the emulator keeps what is not published in its memory, some 20 KB a row.
+const SLICE_ROWS: &str = "100000";
+
 fn main() {
     if server::is_child() {
         return;
@@ -31,26 +34,29 @@ fn main() {
     let (count, named) = server::asked();
     let server = server::Server::start();
     let emulator = Emulator::get();
-    let dataset = emulator.dataset("bench");
     server::Figures::head();
     for method in METHODS {
         if !named.is_empty() && !named.iter().any(|n| n == method) {
             continue;
         }
         for rows in [count / 10, count] {
-            let table = format!("{method}_{rows}");
+            let dataset = emulator.dataset("bench");
             let figures = server.run(&server::Job {
                 rows,
                 destination: format!("bigquery:{PROJECT}.{dataset}"),
-                table: format!("{{name: {table}, disposition: append, write_method: {method}}}"),
+                stream: format!(
+                    "incremental: {{cursor: id, since_param: since, format: epoch, sorted: true}}, \
+                     table: {{disposition: append, write_method: {method}}}"
+                ),
                 environment: vec![
+                    ("DRAWOFF_SLICE_ROWS", SLICE_ROWS.to_owned()),
                     ("BIGQUERY_EMULATOR_HOST", emulator.rest().to_owned()),
                     ("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc().to_owned()),
                 ],
             });
             figures.print(method, rows);
             let counted = emulator.query(&format!(
-                "SELECT COUNT(*) AS n FROM `{PROJECT}.{dataset}.{table}`"
+                "SELECT COUNT(*) AS n FROM `{PROJECT}.{dataset}.rows`"
             ));
             assert_eq!(counted[0]["n"], rows, "every row is there once");
         }

@@ -20,8 +20,9 @@ const PAGES: u64 = 200;
 const PAGE_ROWS: u64 = 1_000;
 
 fn main() {
+    let records: Vec<rows::Record> = (0..PAGES * PAGE_ROWS).map(rows::Record::new).collect();
     let pages: Vec<String> = (0..PAGES)
-        .map(|p| rows::page(p * PAGE_ROWS, PAGE_ROWS))
+        .map(|p| rows::page(&records, p * PAGE_ROWS..(p + 1) * PAGE_ROWS))
         .collect();
     let bytes: usize = pages.iter().map(String::len).sum();
     let count = PAGES * PAGE_ROWS;

@@ -45,7 +45,7 @@ fn run(server: &Server, rows: u64, kind: &str) -> Figures {
     server.run(&Job {
         rows,
         destination: format!("{kind}:{}", dir.path().join("out").display()),
-        table: "{disposition: append}".into(),
+        stream: "table: {disposition: append}".into(),
         environment: Vec::new(),
     })
 }

@@ -2,6 +2,7 @@
 //! an array of objects, nulls), about 600 bytes of JSON each.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use drawoff::schema::TableSchema;
 
@@ -37,7 +38,7 @@ pub fn schema() -> TableSchema {
 }
 
 /// One record; the same number always gives the same one.
-pub fn record(n: u64, out: &mut String) {
+fn record(n: u64, out: &mut String) {
     let mix = n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23);
     let at = |k: u64| {
         let second = 1_600_000_000 + (mix >> k) % 150_000_000;
@@ -98,15 +99,27 @@ pub fn record(n: u64, out: &mut String) {
     );
 }
 
-/// A page of records as a JSON array.
-pub fn page(first: u64, count: u64) -> String {
-    let mut text = String::with_capacity(count as usize * 640);
-    text.push('[');
-    for n in first..first + count {
-        if n > first {
-            text.push(',');
-        }
+/// A record but for its id, as JSON.
+pub struct Record(String);
+
+impl Record {
+    /// Of this number.
+    pub fn new(n: u64) -> Self {
+        let mut text = String::new();
         record(n, &mut text);
+        let id = text.find(',').expect("columns behind the id");
+        Self(text.split_off(id))
+    }
+}
+
+/// A page as a JSON array: these ids, going round the records.
+pub fn page(records: &[Record], ids: Range<u64>) -> String {
+    let mut text = String::with_capacity(ids.clone().count() * 640 + 2);
+    text.push('[');
+    for id in ids.clone() {
+        let Record(rest) = &records[id as usize % records.len()];
+        let comma = if id == ids.start { "" } else { "," };
+        let _ = write!(text, "{comma}{{\"id\":{id}{rest}");
     }
     text.push(']');
     text

@@ -1,14 +1,14 @@
-//! A server in a process of its own that is not the bottleneck: pages are computed before the clock starts,
+//! A server in a process of its own that is not the bottleneck: records are computed before the clock starts,
 //! and its CPU time does not count. And runs of the release binary against it.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{Query, State};
+use axum::extract::Query;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -16,13 +16,15 @@ use axum::routing::get;
 use crate::rows;
 
 const PAGE_ROWS: u64 = 1_000;
-/// Distinct pages; the server goes round them.
+/// Pages whose records differ in more than their id; the server goes round them.
 const DISTINCT: u64 = 64;
 
 #[derive(serde::Deserialize)]
 struct Asked {
     page: u64,
     rows: u64,
+    #[serde(default)]
+    since: u64,
 }
 
 /// What the bench program does when it is started by itself; whether it was.
@@ -47,18 +49,10 @@ pub fn asked() -> (u64, Vec<String>) {
 }
 
 fn serve() {
-    let pages: Vec<Bytes> = (0..DISTINCT)
-        .map(|p| rows::page(p * PAGE_ROWS, PAGE_ROWS).into())
-        .collect();
-    let one: Bytes = rows::page(0, 1).into();
-    let answer = move |State(()): State<()>, Query(asked): Query<Asked>| {
-        let body = match asked.rows {
-            1 if asked.page == 1 => one.clone(),
-            rows if (asked.page - 1) * PAGE_ROWS < rows && rows > 1 => {
-                pages[((asked.page - 1) % DISTINCT) as usize].clone()
-            }
-            _ => Bytes::from_static(b"[]"),
-        };
+    let records: Arc<[rows::Record]> = (0..DISTINCT * PAGE_ROWS).map(rows::Record::new).collect();
+    let answer = move |Query(asked): Query<Asked>| {
+        let first = asked.since + (asked.page - 1) * PAGE_ROWS;
+        let body = rows::page(&records, first..asked.rows.min(first + PAGE_ROWS));
         async move { ([(CONTENT_TYPE, "application/json")], body).into_response() }
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -70,12 +64,9 @@ fn serve() {
             .await
             .expect("a port");
         println!("{}", listener.local_addr().expect("an address"));
-        axum::serve(
-            listener,
-            Router::new().route("/rows", get(answer)).with_state(()),
-        )
-        .await
-        .expect("served");
+        axum::serve(listener, Router::new().route("/rows", get(answer)))
+            .await
+            .expect("served");
     });
 }
 
@@ -105,8 +96,8 @@ pub struct Job {
     pub rows: u64,
     /// `--destination`.
     pub destination: String,
-    /// The stream's `table`, as YAML.
-    pub table: String,
+    /// What else is to be said of the stream, as YAML's `key: value` with commas.
+    pub stream: String,
     /// Environment variables.
     pub environment: Vec<(&'static str, String)>,
 }
@@ -164,8 +155,8 @@ impl Server {
             "title: Bench\nbase_url: http://{}\nauth: none\nrate_limit: {{concurrency: 4}}\n\
              params: {{rows: {}}}\n\
              pagination: {{page: {{page_param: page, size_param: per_page, size: {PAGE_ROWS}}}}}\n\
-             records: \"\"\nstreams:\n  rows: {{table: {}}}\n",
-            self.address, job.rows, job.table
+             records: \"\"\nstreams:\n  rows: {{{}}}\n",
+            self.address, job.rows, job.stream
         );
         std::fs::write(connectors.join("bench.yaml"), text).expect("a connector");
     }
