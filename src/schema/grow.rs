@@ -205,7 +205,7 @@ fn accommodate(
     }
 }
 
-/// Makes the column wide enough for all of its single values, where a type is.
+/// Makes the column wide enough for its numbers, where a type is; whether it then holds all single values.
 fn wider(column: &mut Column, misfit: Misfit, clustered: bool) -> bool {
     if column.mode == Mode::Repeated {
         return false;
@@ -215,16 +215,15 @@ fn wider(column: &mut Column, misfit: Misfit, clustered: bool) -> bool {
         (column.max_length, column.precision, column.scale) = (None, None, None);
         return true;
     }
-    if misfit.other {
-        return false;
+    if misfit.whole || misfit.fraction {
+        column.kind = match column.kind {
+            ColumnType::Int64 if misfit.whole || clustered => ColumnType::BigNumeric,
+            ColumnType::Int64 => ColumnType::Float64,
+            ColumnType::Numeric => ColumnType::BigNumeric,
+            _ => return false,
+        };
     }
-    column.kind = match column.kind {
-        ColumnType::Int64 if misfit.whole || clustered => ColumnType::BigNumeric,
-        ColumnType::Int64 => ColumnType::Float64,
-        ColumnType::Numeric => ColumnType::BigNumeric,
-        _ => return false,
-    };
-    true
+    !misfit.other
 }
 
 #[cfg(test)]
@@ -306,12 +305,13 @@ mod tests {
     fn columns_become_wider_or_get_a_second_one() {
         let columns = r#"[{"name": "f", "type": "INT64"}, {"name": "w", "type": "INT64"}, {"name": "b", "type": "INT64"},
             {"name": "n", "type": "NUMERIC"}, {"name": "s", "type": "STRING", "maxLength": "2"},
-            {"name": "t", "type": "INT64"}, {"name": "d", "type": "DATE", "mode": "REQUIRED"}, {"name": "o", "type": "RECORD",
+            {"name": "t", "type": "INT64"}, {"name": "tf", "type": "INT64"}, {"name": "d", "type": "DATE", "mode": "REQUIRED"}, {"name": "o", "type": "RECORD",
             "fields": [{"name": "a", "type": "INT64"}]}, {"name": "l", "type": "INT64", "mode": "REPEATED"}]"#;
         let records = r#"[
             {"d": "2026-01-01", "f": 1.5}, {"d": "2026-01-01", "w": 18446744073709551615},
             {"d": "2026-01-01", "b": 1.5}, {"d": "2026-01-01", "b": 18446744073709551615},
             {"d": "2026-01-01", "n": 0.1234567891}, {"d": "2026-01-01", "s": "abc"}, {"d": "2026-01-01", "t": "x"},
+            {"d": "2026-01-01", "tf": "x"}, {"d": "2026-01-01", "tf": 1.5},
             {"d": "soon"}, {"d": "2026-01-01", "o": {"a": "x"}}, {"d": "2026-01-01", "o": "x"},
             {"d": "2026-01-01", "l": [[1]]}]"#;
         let all = grown(columns, records, &Rules::default());
@@ -324,6 +324,7 @@ mod tests {
                 "n BIGNUMERIC",
                 "s STRING",
                 "t INT64",
+                "tf FLOAT64",
                 "d DATE",
                 "o RECORD",
                 "o.a INT64",
@@ -333,6 +334,7 @@ mod tests {
                 "o__json JSON",
                 "o__string STRING",
                 "t__string STRING",
+                "tf__string STRING",
             ]
         );
         // Where rows go straight into the table, its types stay.

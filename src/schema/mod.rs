@@ -110,7 +110,7 @@ pub enum ColumnType {
     /// Exact decimal, 38 digits, 9 after the point.
     #[serde(alias = "DECIMAL")]
     Numeric,
-    /// Exact decimal, 76 digits, 38 after the point.
+    /// Exact decimal: 256 bits, 38 digits after the point.
     #[serde(alias = "BIGDECIMAL")]
     BigNumeric,
     /// True or false.

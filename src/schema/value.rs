@@ -76,7 +76,8 @@ pub fn numeric(text: &str) -> Result<i128, Reason> {
     digits.parse().map_err(|_| OUT)
 }
 
-/// A BIGNUMERIC: 38 digits before the point, 38 after.
+/// A BIGNUMERIC: a whole number of 256 bits, 38 of whose digits are after the point. So the largest
+/// have a 39th digit before it, as BigQuery's have.
 pub fn bignumeric(text: &str) -> Result<i256, Reason> {
     const OUT: Reason = "the number is outside the range of BIGNUMERIC";
     let digits = Decimal::parse(text)
@@ -88,9 +89,6 @@ pub fn bignumeric(text: &str) -> Result<i256, Reason> {
                 "the number has more than 38 digits after the point, which BIGNUMERIC cannot hold"
             }
         })?;
-    if digits.trim_start_matches('-').len() > 76 {
-        return Err(OUT);
-    }
     i256::from_string(&digits).ok_or(OUT)
 }
 
@@ -143,10 +141,11 @@ pub fn datetime(text: &str) -> Result<i64, Reason> {
     }
 }
 
-/// A DATE, in days since 1970. A date and time is taken when the time is midnight without a zone.
+/// A DATE, in days since 1970. A date and time is taken when the time is midnight as it is written,
+/// whatever its zone: many APIs write their dates like that.
 pub fn date(text: &str) -> Result<i32, Reason> {
     match civil(text.as_bytes()) {
-        Ok((micros, [])) if micros % MICROS_PER_DAY == 0 => {
+        Ok((micros, rest)) if micros % MICROS_PER_DAY == 0 && zone(rest).is_some() => {
             let days = micros.div_euclid(MICROS_PER_DAY);
             if !DAYS.contains(&days) {
                 return Err("the date is outside the years 1 to 9999");
@@ -413,7 +412,22 @@ mod tests {
             bignumeric("1.5").unwrap().to_string(),
             format!("15{}", "0".repeat(37))
         );
-        assert!(bignumeric(&"9".repeat(39)).is_err());
+        let largest =
+            "578960446186580977117854925043439539266.34992332820282019728792003956564819967";
+        assert_eq!(bignumeric(largest), Ok(i256::MAX));
+        let least =
+            "-578960446186580977117854925043439539266.34992332820282019728792003956564819968";
+        assert_eq!(bignumeric(least), Ok(i256::MIN));
+        for beyond in [
+            "578960446186580977117854925043439539266.34992332820282019728792003956564819968",
+            "-578960446186580977117854925043439539266.34992332820282019728792003956564819969",
+            "6e38",
+        ] {
+            assert_eq!(
+                bignumeric(beyond),
+                Err("the number is outside the range of BIGNUMERIC")
+            );
+        }
     }
 
     #[test]
@@ -437,6 +451,14 @@ mod tests {
         }
         assert_eq!(date("2000-03-01"), Ok(11_017));
         assert!(date("2000-03-01T10:00").is_err());
+        for midnight in [
+            "2000-03-01T00:00:00Z",
+            "2000-03-01 00:00",
+            "2000-03-01T00:00:00.000+02:00",
+        ] {
+            assert_eq!(date(midnight), Ok(11_017), "{midnight}");
+        }
+        assert!(date("2000-03-01T00:00:00 noon").is_err());
         assert_eq!(time("23:59:59.999999"), Ok(MICROS_PER_DAY - 1));
         assert!(time("24:00").is_err());
         assert!(datetime("2026-01-01T00:00:00Z").is_err());

@@ -232,7 +232,7 @@ mod tests {
         );
     }
 
-    /// What no emulator holds: all 76 digits of a BIGNUMERIC, and bytes inside of lists and records.
+    /// What no emulator holds: all 77 digits of a BIGNUMERIC, and bytes inside of lists and records.
     #[test]
     fn the_ends_of_every_type_are_sent_as_they_are() {
         let least =
