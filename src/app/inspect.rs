@@ -310,7 +310,7 @@ impl App {
         let bigquery = config.bigquery.clone();
         let mut report = CheckReport::default();
         let secrets = config.secrets.len();
-        match OpenSource::open(config, &self.secrets, self.clock.clone()).await {
+        match OpenSource::open(config, &self.secrets, &self.google, self.clock.clone()).await {
             Err(error) => report.add("secrets and settings", CheckOutcome::Failed(error)),
             Ok(source) => {
                 report.add(

@@ -14,6 +14,7 @@ use crate::connector::template::{ConfigValue, Scope, Template};
 use crate::connector::{self, Auth, Connector, Stream};
 use crate::demo::{self, DemoApi};
 use crate::error::{Error, Result};
+use crate::google::{Google, GoogleSign, GoogleToken};
 use crate::http::{CallContext, HttpClient, HttpOptions, Sign};
 use crate::secrets::SecretStore;
 use crate::settings::SourceConfig;
@@ -43,6 +44,7 @@ impl OpenSource {
     pub async fn open(
         config: SourceConfig,
         store: &dyn SecretStore,
+        google: &Google,
         clock: SharedClock,
     ) -> Result<Self> {
         let (values, demo) = if config.connector.name == DEMO && config.base_url.is_none() {
@@ -72,7 +74,12 @@ impl OpenSource {
             .connector
             .auths
             .iter()
-            .map(|a| auth::build(lower(a, &scope, &config.name)?, &options))
+            .map(|declared| match googles(declared, &scope)? {
+                Some(token) => {
+                    Ok(Arc::new(GoogleSign::new(google.clone(), token)) as Arc<dyn Sign>)
+                }
+                None => auth::build(lower(declared, &scope, &config.name)?, &options),
+            })
             .collect::<Result<_>>()?;
         Ok(Self {
             name: config.name,
@@ -193,6 +200,22 @@ fn demo_values(config: &SourceConfig, api: &DemoApi) -> Arc<BTreeMap<String, Con
     Arc::new(values)
 }
 
+/// The token of Google's that the connector wants, if it is one.
+fn googles(declared: &Auth, scope: &Scope) -> Result<Option<GoogleToken>> {
+    Ok(match declared {
+        Auth::GoogleAccessToken { scopes } => Some(GoogleToken::Access {
+            scopes: scopes
+                .iter()
+                .map(|s| s.render(scope))
+                .collect::<Result<_>>()?,
+        }),
+        Auth::GoogleIdToken { audience } => Some(GoogleToken::Id {
+            audience: audience.as_ref().map(|a| a.render(scope)).transpose()?,
+        }),
+        _ => None,
+    })
+}
+
 /// The connector's credentials with this source's values in them.
 fn lower(declared: &Auth, scope: &Scope, source: &str) -> Result<AuthConfig> {
     let credential = |template: &Template| -> Result<Credential> {
@@ -202,7 +225,10 @@ fn lower(declared: &Auth, scope: &Scope, source: &str) -> Result<AuthConfig> {
         ))
     };
     Ok(match declared {
-        Auth::None => AuthConfig::None,
+        // Google's are signed by another.
+        Auth::None | Auth::GoogleAccessToken { .. } | Auth::GoogleIdToken { .. } => {
+            AuthConfig::None
+        }
         Auth::Basic { username, password } => AuthConfig::Basic {
             username: credential(username)?,
             password: credential(password)?,

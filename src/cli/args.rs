@@ -14,7 +14,7 @@ use clap::{
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::Targets;
 
-use super::{check, connectors, lint, preview, run, schema};
+use super::{auth, check, connectors, lint, preview, run, schema};
 use crate::config::{self, Environment};
 use crate::settings::Overrides;
 use crate::telemetry::log;
@@ -94,6 +94,9 @@ pub enum Command {
     /// Show the connectors there are, or what one of them declares
     #[command(subcommand)]
     Connectors(connectors::ConnectorsCommand),
+    /// Google credentials: whose they are, and their tokens
+    #[command(subcommand)]
+    Auth(auth::AuthCommand),
     /// Try credentials, endpoints and the destination's permissions; store nothing
     Check(check::CheckArgs),
     /// Show the first rows of a stream; store nothing
@@ -114,6 +117,16 @@ pub struct GlobalArgs {
     /// Folder with connector files of your own, searched before the built-in ones
     #[arg(long, global = true, value_name = "DIR", env = config::CONNECTORS)]
     pub connectors: Option<PathBuf>,
+    /// Act as this service account, with Google credentials that may; accounts on the way to it
+    /// come before it, with commas
+    #[arg(
+        long,
+        global = true,
+        value_name = "ACCOUNT",
+        env = config::IMPERSONATE,
+        help_heading = "Google"
+    )]
+    pub impersonate_service_account: Option<String>,
     /// How log lines look: auto, text or json; auto is text on a terminal, JSON for Cloud Logging
     /// elsewhere
     #[arg(
@@ -238,6 +251,7 @@ impl SourceOverrides {
             memory: memory.map(str::to_owned),
             set: self.set.clone(),
             base_url: self.base_url.clone(),
+            impersonate: global.impersonate_service_account.clone(),
         }
     }
 }

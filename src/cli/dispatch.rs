@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{self, Cli, Command, GlobalArgs, SourceOverrides, Surroundings};
+use super::auth::{self, AuthCommand};
 use super::connectors::ConnectorsCommand;
 use super::preview::PreviewFormat;
 use super::progress::Progress;
@@ -83,6 +85,28 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
                     connectors::describe(&settings.catalog.load(&args.name)?.connector, WIDTH, out)
                 }
             })
+        }
+        Some(Command::Auth(command)) => {
+            let app = app(SourceOverrides::default().settings(global, None, None))?;
+            let google = app.google();
+            match command {
+                AuthCommand::Whoami(args) => {
+                    let who = google.who(&args.token.scopes()).await?;
+                    if args.json {
+                        let json = serde_json::to_string_pretty(&who).map_err(|e| {
+                            Error::new(ErrorKind::Bug, "could not write JSON").source(e)
+                        })?;
+                        return print(&format!("{json}\n"));
+                    }
+                    print(&auth::render(&who, SystemClock.now(), out))
+                }
+                AuthCommand::PrintAccessToken(args) => {
+                    print_secret(&google.access_token(&args.scopes()).await?)
+                }
+                AuthCommand::PrintIdentityToken(args) => {
+                    print_secret(&google.id_token(&args.audience).await?)
+                }
+            }
         }
         Some(Command::Check(args)) => {
             let app = app(args
@@ -229,11 +253,17 @@ fn all(settings: &Settings) -> Result<Vec<Connector>> {
 
 /// Writes to standard output, past no secret. A reader that has gone is no failure.
 fn print(text: &str) -> Result<u8> {
+    write(&redact::scrub(text))
+}
+
+/// Writes the token that was asked for to standard output.
+fn print_secret(token: &SecretString) -> Result<u8> {
+    write(&format!("{}\n", token.expose_secret()))
+}
+
+fn write(text: &str) -> Result<u8> {
     let mut out = std::io::stdout().lock();
-    match out
-        .write_all(redact::scrub(text).as_bytes())
-        .and_then(|()| out.flush())
-    {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new(
             ErrorKind::Unavailable,
             "could not write to standard output",

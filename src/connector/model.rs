@@ -85,6 +85,16 @@ pub enum Auth {
     },
     /// RFC 6749 §4.4.
     ClientCredentials(ClientCredentials),
+    /// An access token of the Google credentials at hand, for Google's own APIs.
+    GoogleAccessToken {
+        /// What it may be used for.
+        scopes: Vec<Template>,
+    },
+    /// An ID token of the Google credentials at hand, for what runs on Google's cloud.
+    GoogleIdToken {
+        /// Whom it is for; the request's origin when not given.
+        audience: Option<Template>,
+    },
 }
 
 /// Where an API key goes.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Google, credentials};
+use super::{Google, identity};
 use crate::error::{Error, Result};
 
 /// How long the metadata server may take.
@@ -16,7 +16,7 @@ pub(super) async fn discover(google: &Google) -> Result<String> {
     if let Some(project) = &google.settings().project {
         return Ok(project.clone());
     }
-    if let Some(file) = credentials::file(google)? {
+    if let Some(file) = identity::file(google)? {
         for key in ["project_id", "quota_project_id"] {
             if let Some(project) = file.json[key].as_str().filter(|p| !p.is_empty()) {
                 return Ok(project.to_owned());

@@ -9,13 +9,14 @@ use crate::connector::model::{Auth, ClientAuth, ClientCredentials, KeyPlace, Tok
 use crate::connector::template::Template;
 use crate::yaml::{Node, Position};
 
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 7] = [
     "none",
     "basic",
     "bearer",
     "api_key",
     "oauth2",
     "client_credentials",
+    "google",
 ];
 
 impl Lower<'_> {
@@ -51,6 +52,7 @@ impl Lower<'_> {
             "api_key" => self.api_key(inner),
             "oauth2" => self.oauth2(inner),
             "client_credentials" => self.client_credentials(inner),
+            "google" => self.google(inner),
             _ => {
                 self.reader
                     .findings

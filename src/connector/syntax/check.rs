@@ -52,6 +52,8 @@ pub(super) fn config(lower: &mut Lower<'_>, drafts: &[Draft]) {
             }
             Auth::Bearer { token } => add(token),
             Auth::ApiKey { value, .. } => add(value),
+            Auth::GoogleAccessToken { scopes } => scopes.iter().for_each(&mut add),
+            Auth::GoogleIdToken { audience } => audience.iter().for_each(&mut add),
             Auth::ClientCredentials(ClientCredentials {
                 token_url,
                 client_id,

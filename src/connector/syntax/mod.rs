@@ -8,6 +8,7 @@
 mod auth;
 mod check;
 mod fit;
+mod google;
 mod incremental;
 mod pagination;
 mod place;
