@@ -69,7 +69,7 @@ pub struct Call<'a> {
     /// Query.
     pub query: &'a [(&'a str, &'a str)],
     /// JSON body.
-    pub body: Option<&'a Value>,
+    pub body: Option<Bytes>,
     /// The `ETag` that the thing must still have.
     pub if_match: Option<&'a str>,
     /// How patiently.
@@ -222,12 +222,12 @@ impl Google {
             headers.insert(http::header::IF_MATCH, etag);
         }
         let mut body = Bytes::new();
-        if let Some(json) = call.body {
+        if let Some(json) = &call.body {
             headers.insert(
                 http::header::CONTENT_TYPE,
                 HeaderValue::from_static("application/json"),
             );
-            body = json.to_string().into();
+            body = json.clone();
         }
         let answer = self
             .exchange(Exchange {
