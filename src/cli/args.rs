@@ -14,7 +14,7 @@ use clap::{
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::Targets;
 
-use super::{auth, check, connectors, lint, preview, run, schema};
+use super::{auth, check, connectors, lint, preview, run, schema, serve};
 use crate::config::{self, Environment};
 use crate::settings::Overrides;
 use crate::telemetry::log;
@@ -103,6 +103,8 @@ pub enum Command {
     Preview(preview::PreviewArgs),
     /// Check connector files without using them
     Lint(lint::LintArgs),
+    /// Run sources when asked to over HTTP, as a Cloud Run service or a function
+    Serve(serve::ServeArgs),
     /// Print a table's schema in BigQuery's JSON format, or infer it from real pages
     Schema(schema::SchemaArgs),
 }

@@ -24,6 +24,7 @@ use crate::connector::load::lint_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::report::Observer;
 use crate::schema::render::write_ndjson;
+use crate::server;
 use crate::settings::{Overrides, Settings};
 use crate::telemetry::{log, redact};
 use crate::yaml::finding::Severity;
@@ -155,6 +156,22 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
             let usable = findings.iter().all(|f| f.severity == Severity::Warning);
             Ok(if usable { 0 } else { 2 })
         }
+        Some(Command::Serve(args)) => {
+            let overrides = SourceOverrides {
+                project: args.project.clone(),
+                ..SourceOverrides::default()
+            };
+            let app = app(overrides.settings(
+                global,
+                args.destination.as_deref(),
+                args.memory.as_deref(),
+            ))?;
+            let cancel = CancellationToken::new();
+            let watch = tokio::spawn(stop_when_asked(cancel.clone(), None));
+            let outcome = server::serve(Arc::new(app), args.options(), cancel).await;
+            watch.abort();
+            outcome.map(|()| 0)
+        }
         Some(Command::Schema(args)) => {
             let app = app(args.overrides.settings(global, None, None))?;
             let pages = args.infer.then_some(args.pages);
@@ -178,6 +195,7 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
         full_refresh: args.full_refresh,
         dry_run: args.dry_run,
         deadline: args.deadline,
+        run_id: None,
     };
     let observer = Arc::new(Observer::default());
     let cancel = CancellationToken::new();

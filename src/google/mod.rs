@@ -10,6 +10,7 @@ mod project;
 mod rest;
 mod settings;
 mod sign;
+mod verify;
 
 pub use endpoint::Endpoint;
 pub use failure::{Failure, Next};
@@ -19,6 +20,7 @@ pub(crate) use rest::{Answer, Exchange};
 pub use rest::{Call, RetryPolicy};
 pub use settings::GoogleSettings;
 pub use sign::{GoogleSign, GoogleToken};
+pub use verify::{Caller, Refusal, Verifier};
 
 use std::sync::Arc;
 
