@@ -18,6 +18,7 @@ mod extremes;
 mod fault_table;
 mod faults;
 mod github_connector;
+mod google_identity;
 mod google_secrets;
 mod http;
 mod kept_rows;
