@@ -247,3 +247,340 @@ async fn another_account_is_impersonated_by_every_kind_of_source() {
         google.nothing_was_wrong();
     }
 }
+
+/// Credentials of an identity from elsewhere, its subject token where it belongs.
+fn external(google: &Google, bench: &Bench, kind: &str, target: Option<&str>) -> (Value, String) {
+    let path = bench.path("subject").display().to_string();
+    let subject = match kind {
+        "file" => Subject::File(path),
+        "url" => Subject::Url,
+        _ => Subject::Executable(format!("/bin/cat {path}")),
+    };
+    let (file, token) = google.external_file("build", &subject, target);
+    let content = match kind {
+        "executable" => json!({
+            "version": 1,
+            "success": true,
+            "token_type": "urn:ietf:params:oauth:token-type:id_token",
+            "expiration_time": 4_102_444_800_i64,
+            "id_token": token,
+        })
+        .to_string(),
+        _ => token.clone(),
+    };
+    bench.write("subject", &content);
+    (file, token)
+}
+
+#[tokio::test]
+async fn an_identity_from_elsewhere_is_exchanged_as_itself_or_as_an_account() {
+    for kind in ["file", "url", "executable"] {
+        for impersonates in [false, true] {
+            let google = google().await;
+            let target = google.service_account("target");
+            let target = impersonates.then_some(target.as_str());
+            let (_api, bench) = source().await;
+            let (file, token) = external(&google, &bench, kind, target);
+            let build = principal("build");
+            let name = target.unwrap_or(&build);
+            admit(&google, name);
+            if let Some(target) = target {
+                google.grant(&build, Role::TokenCreator(target.to_owned()));
+            }
+            let bench = google
+                .env(bench, &file)
+                .env("GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES", "1");
+            let ran = check(&bench).await.exits(0);
+            called_as(&google, name, Proof::AccessToken);
+            assert_eq!(google.calls_to(STS).len(), 1);
+            assert_eq!(google.calls_to(IAM).len(), usize::from(impersonates));
+            assert!(!ran.all().contains(&token), "{ran}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn types_that_are_not_supported_are_refused() {
+    let google = google().await;
+    let (workforce, _) = google.workforce_file("ada");
+    let gdch = google.gdch_file();
+    for (file, secret, says) in [
+        (
+            &workforce,
+            "refresh_token",
+            "is of type `external_account_authorized_user`",
+        ),
+        (&gdch, "private_key", "credentials.json"),
+    ] {
+        let (_api, bench) = source().await;
+        let bench = google.env(bench, file);
+        let ran = check(&bench).await.exits(1).says(says);
+        kept_quiet(&google, &bench, &ran, &[&file[secret]]);
+    }
+    assert!(google.calls().is_empty());
+    google.nothing_was_wrong();
+}
+
+#[tokio::test]
+async fn a_file_that_is_missing_or_empty_is_named_and_nothing_else_is_tried() {
+    let google = google().await;
+    let runner = google.service_account("runner");
+    admit(&google, &runner);
+    google.attach(&runner);
+    for content in [None, Some(""), Some("{}")] {
+        let (_api, bench) = source().await;
+        let path = bench.path("key.json");
+        if let Some(content) = content {
+            bench.write("key.json", content);
+        }
+        let bench = google
+            .bare_env(bench)
+            .env("GOOGLE_APPLICATION_CREDENTIALS", path.to_str().unwrap());
+        check(&bench).await.exits(1).says("key.json");
+    }
+    assert!(google.calls().is_empty(), "the metadata server was asked");
+}
+
+#[tokio::test]
+async fn what_is_revoked_is_told_with_what_to_do() {
+    let google = google().await;
+    let user = google.user_file("ada@example.com");
+    admit(&google, "ada@example.com");
+    google.revoke("ada@example.com");
+    let (_api, bench) = source().await;
+    let bench = google.env(bench, &user);
+    let ran = check(&bench)
+        .await
+        .exits(1)
+        .says("could not get an access token for Google")
+        .says("gcloud auth application-default login");
+    kept_quiet(&google, &bench, &ran, &[&user["refresh_token"]]);
+    // A refusal is final.
+    let asked = google.calls_to(OAUTH).len();
+    assert!(
+        asked <= 2,
+        "asked {asked} times, once for each service would do"
+    );
+
+    // An account's key that was deleted.
+    let loader = google.service_account("loader");
+    admit(&google, &loader);
+    let key = google.key_file(&loader);
+    google.rotate_key(&loader);
+    let (_api, bench) = source().await;
+    let bench = google.env(bench, &key);
+    let ran = check(&bench)
+        .await
+        .exits(1)
+        .says("invalid authentication credentials");
+    kept_quiet(&google, &bench, &ran, &[&key["private_key"]]);
+    let (_api, bench) = source().await;
+    check(&google.env(bench, &google.key_file(&loader)))
+        .await
+        .exits(0);
+}
+
+#[tokio::test]
+async fn a_token_service_that_is_busy_is_asked_again() {
+    for status in [500, 503] {
+        let google = google().await;
+        let user = google.user_file("ada@example.com");
+        admit(&google, "ada@example.com");
+        google.fail(OAUTH, "/token", status, 1);
+        let (_api, bench) = source().await;
+        check(&google.env(bench, &user)).await.exits(0);
+        assert_eq!(google.calls_to(OAUTH).len(), 2);
+        google.nothing_was_wrong();
+    }
+}
+
+#[tokio::test]
+async fn a_metadata_server_that_is_busy_is_asked_again() {
+    let google = google().await;
+    let runner = google.service_account("runner");
+    admit(&google, &runner);
+    google.attach(&runner);
+    google.fail(
+        METADATA,
+        "/computeMetadata/v1/instance/service-accounts/default/token",
+        503,
+        2,
+    );
+    let (_api, bench) = source().await;
+    check(&google.bare_env(bench)).await.exits(0);
+    called_as(&google, &runner, Proof::AccessToken);
+}
+
+#[tokio::test]
+async fn a_metadata_server_that_does_not_say_it_is_one_is_not_believed() {
+    let google = google().await;
+    let runner = google.service_account("runner");
+    admit(&google, &runner);
+    google.attach(&runner);
+    google.flavoured(false);
+    let (_api, bench) = source().await;
+    let bench = google.bare_env(bench);
+    check(&bench).await.exits(1).says(&format!(
+        "no metadata server answers at `http://{}`",
+        google.metadata_host()
+    ));
+    let asked = google.calls_to(METADATA);
+    assert!(asked.iter().all(|c| !c.path.contains("token")), "{asked:?}");
+}
+
+#[tokio::test]
+async fn without_credentials_it_says_so_fast() {
+    let google = google().await;
+    let closed = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    for (name, value) in [
+        ("NO_GCE_CHECK", "true"),
+        ("GCE_METADATA_HOST", closed.as_str()),
+    ] {
+        let (_api, bench) = source().await;
+        let bench = google
+            .bare_env(bench)
+            .env("NO_GCE_CHECK", "")
+            .env(name, value);
+        let begun = Instant::now();
+        check(&bench)
+            .await
+            .exits(1)
+            .says("found no Google credentials: `GOOGLE_APPLICATION_CREDENTIALS` is not set")
+            .says("gcloud auth application-default login");
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+    // One that takes the connection and says nothing.
+    let runner = google.service_account("runner");
+    google.attach(&runner);
+    google.delay(METADATA, "/", Duration::from_secs(600));
+    let (_api, bench) = source().await;
+    let begun = Instant::now();
+    check(&google.bare_env(bench))
+        .await
+        .exits(1)
+        .says("found no Google credentials");
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_is_over_too_early_is_replaced_once() {
+    let google = std::sync::Arc::new(google().await);
+    let user = google.user_file("ada@example.com");
+    admit(&google, "ada@example.com");
+    // The tokens are over once the source is read, when the destination's turn comes.
+    let (_, bench) = source().await;
+    let spoiler = google.clone();
+    let api = FakeApi::start(move |request| {
+        spoiler.expire_tokens();
+        shop(request)
+    })
+    .await;
+    let bench = google
+        .env(bench, &user)
+        .env("DRAWOFF_BASE_URL", api.url().as_str());
+    check(&bench).await.exits(0);
+    let statuses: Vec<u16> = google.calls_to(BIGQUERY).iter().map(|c| c.status).collect();
+    assert_eq!(statuses, [401, 404]);
+    assert_eq!(google.calls_to(OAUTH).len(), 2);
+}
+
+#[tokio::test]
+async fn short_lived_tokens_are_replaced_before_they_are_over() {
+    let google = google().await;
+    let runner = google.service_account("runner");
+    admit(&google, &runner);
+    google.attach(&runner);
+    google.tokens_live(Duration::from_secs(2));
+    let api = FakeApi::start(|request| shop(request).delay(Duration::from_secs(4))).await;
+    let (_, bench) = source().await;
+    let bench = google
+        .bare_env(bench)
+        .env("DRAWOFF_BASE_URL", api.url().as_str());
+    check(&bench).await.exits(0);
+    assert_eq!(google.calls_to(BIGQUERY).pop().unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn a_missing_role_is_named() {
+    let google = google().await;
+    let loader = google.service_account("loader");
+    let key = google.key_file(&loader);
+    let (_api, bench) = source().await;
+    let bench = google.env(bench, &key);
+    check(&bench)
+        .await
+        .exits(1)
+        .says("roles/secretmanager.secretAccessor")
+        .says("accessDenied");
+    google.grant(&loader, Role::SecretAccessor);
+    check(&bench).await.exits(1).says("accessDenied");
+    google.grant(&loader, Role::BigQuery);
+    check(&bench).await.exits(0);
+}
+
+#[tokio::test]
+async fn a_secret_of_a_location_is_read_at_that_locations_host() {
+    let google = google().await;
+    let loader = google.service_account("loader");
+    admit(&google, &loader);
+    google.put_regional_secret(PROJECT, "europe-west4", "shop-token", TOKEN);
+    let (_api, bench) = source().await;
+    refer(&bench, "gcp://test-project/europe-west4/shop-token");
+    check(&google.env(bench, &google.key_file(&loader)))
+        .await
+        .exits(0);
+    assert_eq!(
+        google
+            .calls_to("secretmanager.europe-west4.rep.googleapis.com")
+            .len(),
+        1
+    );
+    assert!(google.calls_to(SECRETS).is_empty());
+    google.nothing_was_wrong();
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_used_stops_everything() {
+    let google = google().await;
+    let loader = google.service_account("loader");
+    admit(&google, &loader);
+    let key = google.key_file(&loader);
+    let (api, bench) = source().await;
+    let bench = google.env(bench, &key);
+    google.set_checksum(PROJECT, "shop-token", 1, Checksum::Wrong);
+    let run = ["--source", "shop"];
+    bench
+        .run(&run)
+        .await
+        .exits(75)
+        .complains("do not match its CRC32C checksum");
+    google.set_checksum(PROJECT, "shop-token", 1, Checksum::Right);
+    google.set_version(PROJECT, "shop-token", 1, VersionState::Disabled);
+    bench
+        .run(&run)
+        .await
+        .exits(1)
+        .complains("is in DISABLED state");
+    assert!(api.requests().is_empty());
+    // The newest counts, even where an older one could be read.
+    google.put_secret(PROJECT, "shop-token", TOKEN);
+    bench.run(&run).await.exits(0);
+    google.set_version(PROJECT, "shop-token", 2, VersionState::Destroyed);
+    bench
+        .run(&run)
+        .await
+        .exits(1)
+        .complains("is in DESTROYED state");
+    google.nothing_was_wrong();
+}
