@@ -221,6 +221,11 @@ impl Google {
         self.world.state().id_token(name, audience, true)
     }
 
+    /// A token with these claims, signed with an account's key.
+    pub fn sign_as(&self, email: &str, claims: &Value) -> String {
+        self.world.state().accounts[email].keys[0].sign(claims)
+    }
+
     /// Answers the next calls to a host, whose path begins so, with a status.
     pub fn fail(&self, host: &str, path: &str, status: u16, times: usize) {
         self.fault(host, path, times, What::Status(status));
