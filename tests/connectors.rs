@@ -283,6 +283,10 @@ fn malformed_files_are_told_to_the_letter() {
              acme.yaml:11:66: added column `_deleted_at` is the engine's own already -> give it another name\n",
         ),
         (
+            "streams:\n  t: {table: {disposition: append}}\n  u: {primary_key: id, incremental: {cursor: at, since_param: s}, table: {disposition: append}}\n",
+            "acme.yaml:7:28: warning: stream `t` is not incremental, so each run reads all of it and `append` adds every row again -> say `incremental`, or `disposition: replace`, or `merge` with a `primary_key`; leave it where each run is to add a copy of its own\n",
+        ),
+        (
             "streams:\n  t: {pagination: *nowhere}\n",
             "acme.yaml:7:19: this is not valid YAML: while parsing node, found unknown anchor\n",
         ),

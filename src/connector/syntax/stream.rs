@@ -141,6 +141,16 @@ impl<'n> Lower<'n> {
                 "name the columns that make a row: `primary_key: [id]`".to_owned(),
             );
         }
+        if table.disposition == Disposition::Append && incremental.is_none() {
+            self.reader.findings.warning(
+                places.disposition.unwrap_or(entry.at),
+                format!(
+                    "stream `{name}` is not incremental, so each run reads all of it and `append` adds every row again"
+                ),
+                "say `incremental`, or `disposition: replace`, or `merge` with a `primary_key`; leave it where each run is to add a copy of its own"
+                    .to_owned(),
+            );
+        }
         if table.write_method.is_direct() && table.disposition != Disposition::Append {
             self.reader.findings.error(
                 places.write_method.unwrap_or(entry.at),
