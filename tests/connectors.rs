@@ -287,6 +287,15 @@ fn malformed_files_are_told_to_the_letter() {
             "acme.yaml:7:28: warning: stream `t` is not incremental, so each run reads all of it and `append` adds every row again -> say `incremental`, or `disposition: replace`, or `merge` with a `primary_key`; leave it where each run is to add a copy of its own\n",
         ),
         (
+            "table: {disposition: replace}\nstreams:\n  t: {incremental: {cursor: at, since_param: s}}\n  \
+             u: {params: {from: '{{ since }}'}, incremental: {cursor: at}}\n  \
+             v: {path: '/{u.id}', incremental: {cursor: u.at}}\n  w: {}\n  x: {incremental: {cursor: at}}\n",
+            "acme.yaml:6:22: stream `t` is incremental: a run reads what is new, and `replace` would leave only that in the table -> leave `incremental` out, so that each run reads everything; or say `disposition: merge` with a `primary_key`, or `append`\n\
+             acme.yaml:6:22: stream `u` is incremental: a run reads what is new, and `replace` would leave only that in the table -> leave `incremental` out, so that each run reads everything; or say `disposition: merge` with a `primary_key`, or `append`\n\
+             acme.yaml:6:22: stream `v` is incremental: a run reads what is new, and `replace` would leave only that in the table -> leave `incremental` out, so that each run reads everything; or say `disposition: merge` with a `primary_key`, or `append`\n\
+             acme.yaml:12:29: warning: nothing in the request asks for new records only, so every run reads all -> say `since_param`, or use `{{ since }}` in a parameter or the body\n",
+        ),
+        (
             "streams:\n  t: {pagination: *nowhere}\n",
             "acme.yaml:7:19: this is not valid YAML: while parsing node, found unknown anchor\n",
         ),

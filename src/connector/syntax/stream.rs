@@ -480,14 +480,24 @@ impl<'n> Lower<'n> {
                 "name the `primary_key` to have late rows merged".to_owned(),
             );
         }
-        if matches!(incremental.cursor, CursorField::Own(_))
+        let reads_all = matches!(incremental.cursor, CursorField::Own(_))
             && incremental.since_param.is_none()
-            && !bounded_below
-        {
+            && !bounded_below;
+        if reads_all {
             self.reader.findings.warning(
                 at,
                 "nothing in the request asks for new records only, so every run reads all",
                 "say `since_param`, or use `{{ since }}` in a parameter or the body".to_owned(),
+            );
+        } else if stream.table.disposition == Disposition::Replace {
+            self.reader.findings.error(
+                draft.places.disposition.unwrap_or(at),
+                format!(
+                    "stream `{}` is incremental: a run reads what is new, and `replace` would leave only that in the table",
+                    stream.name
+                ),
+                "leave `incremental` out, so that each run reads everything; or say `disposition: merge` with a `primary_key`, or `append`"
+                    .to_owned(),
             );
         }
     }
