@@ -296,6 +296,25 @@ fn malformed_files_are_told_to_the_letter() {
              acme.yaml:12:29: warning: nothing in the request asks for new records only, so every run reads all -> say `since_param`, or use `{{ since }}` in a parameter or the body\n",
         ),
         (
+            "streams:\n  t: {table: {audit_columns: false, partition_by: _extracted_at, cluster_by: [a, _Run_id]}}\n",
+            "acme.yaml:7:51: `partition_by` names `_extracted_at`, which the table of stream `t` lacks because of `audit_columns: false` -> leave `audit_columns` out, or name a column of the records\n\
+             acme.yaml:7:82: `cluster_by` names `_Run_id`, which the table of stream `t` lacks because of `audit_columns: false` -> leave `audit_columns` out, or name a column of the records\n",
+        ),
+        (
+            "streams:\n  t: {primary_key: id, table: {allow_empty_replace: true}}\n  \
+             u: {table: {allow_empty_replace: true}}\n  v: {primary_key: id, table: {allow_empty_replace: true, soft_delete: true}}\n  \
+             w: {primary_key: id, table: {allow_empty_replace: true, disposition: scd2}}\n  x: {primary_key: id, table: {allow_empty_replace: false}}\n",
+            "acme.yaml:7:53: warning: `allow_empty_replace` has no effect but with `--full-refresh`: with `disposition: merge` a run empties nothing -> leave it out; it is for `disposition: replace`, `scd2` and `soft_delete`\n",
+        ),
+        (
+            "table: {allow_empty_replace: true}\nstreams: {t: {primary_key: id}, u: }\n",
+            "",
+        ),
+        (
+            "table: {allow_empty_replace: true}\nstreams: {t: {primary_key: id}, u: {primary_key: id}}\n",
+            "acme.yaml:6:30: warning: `allow_empty_replace` has no effect but with `--full-refresh`: with `disposition: merge` a run empties nothing -> leave it out; it is for `disposition: replace`, `scd2` and `soft_delete`\n",
+        ),
+        (
             "streams:\n  t: {pagination: *nowhere}\n",
             "acme.yaml:7:19: this is not valid YAML: while parsing node, found unknown anchor\n",
         ),

@@ -146,6 +146,7 @@ impl<'n> Lower<'n> {
             .filter_map(|entry| self.stream(entry, &names))
             .collect();
         check::streams(&mut self.reader, &drafts);
+        check::empty_replace(&mut self.reader, &drafts);
         fit::schemas(&mut self.reader, &drafts, schemas);
         check::config(self, &drafts);
         let streams = check::ordered(&mut self.reader, drafts)
