@@ -56,6 +56,14 @@ fn malformed_files_are_told_to_the_letter() {
             "acme.yaml:8:5: unknown key `incrmental` in stream `t` -> did you mean `incremental`?\n",
         ),
         (
+            "max_rejects: 5\nstreams:\n  t: {write_method: stream}\n  u: {write_disposition: append}\n  v: {lookback: 1h}\n  w: {name: things}\n",
+            "acme.yaml:6:1: unknown key `max_rejects` in the connector -> it belongs inside `table`: `table: {max_rejects: …}`\n\
+             acme.yaml:8:7: unknown key `write_method` in stream `t` -> it belongs inside `table`: `table: {write_method: …}`\n\
+             acme.yaml:9:7: unknown key `write_disposition` in stream `u` -> it belongs inside `table`: `table: {disposition: …}`\n\
+             acme.yaml:10:7: unknown key `lookback` in stream `v` -> it belongs inside `incremental`: `incremental: {lookback: …}`\n\
+             acme.yaml:11:7: unknown key `name` in stream `w` -> it belongs inside `table`: `table: {name: …}`\n",
+        ),
+        (
             "pagination: {page: {per_page: 100}}\nstreams: {t: }\n",
             "acme.yaml:6:21: unknown key `per_page` in `pagination.page` -> did you mean `size_param`?\n",
         ),

@@ -42,6 +42,9 @@ const ONLY_TOP: [&str; 8] = [
     "base_url",
 ];
 
+/// Maps that a stream and the top of the file have, with their keys.
+const INNER: [(&str, &[&str]); 2] = [("table", &table::KEYS), ("incremental", &incremental::KEYS)];
+
 /// A connector file as read.
 #[derive(Clone, Debug)]
 pub struct Lowered {
@@ -73,7 +76,7 @@ pub fn read(name: &str, file: &str, text: &str, schemas: &Schemas) -> (Option<Lo
         return (None, reader.findings);
     }
     let known: Vec<&str> = top_keys();
-    let Some(top) = reader.fields(&tree, "the connector", &known) else {
+    let Some(top) = reader.fields_with(&tree, "the connector", &known, &INNER) else {
         return (None, reader.findings);
     };
     let mut lower = Lower {

@@ -2,10 +2,10 @@
 
 use http::Method;
 
-use super::Lower;
 use super::incremental::Places;
 use super::place::{May, ParentUse};
 use super::table::check_table;
+use super::{INNER, Lower};
 use crate::connector::model::{CursorField, Parent, RequestTemplate, Stream};
 use crate::connector::template::Template;
 use crate::error::nearest;
@@ -79,9 +79,10 @@ impl<'n> Lower<'n> {
         let empty: &'n [Entry] = &[];
         let own = match &entry.node.value {
             Value::Null => Fields::new(entry.at, empty),
-            _ => self
-                .reader
-                .fields(&entry.node, &format!("stream `{name}`"), &KEYS)?,
+            _ => {
+                let what = format!("stream `{name}`");
+                self.reader.fields_with(&entry.node, &what, &KEYS, &INNER)?
+            }
         };
         let said = Said {
             stream: own,
