@@ -204,6 +204,10 @@ fn malformed_files_are_told_to_the_letter() {
             "acme.yaml:6:36: stream `t` is to be merged by its `primary_key`, and has none -> name the columns that make a row: `primary_key: [id]`\n",
         ),
         (
+            "streams:\n  t: {table: {disposition: scd2}}\n",
+            "acme.yaml:7:28: stream `t` keeps the history of each row, which `scd2` tells by its `primary_key`, and has none -> name the columns that make a row: `primary_key: [id]`\n",
+        ),
+        (
             "streams: {t: {table: {disposition: upsert}}}\n",
             "acme.yaml:6:36: `disposition` must be one of `append`, `merge`, `replace`, `scd2`\n",
         ),

@@ -138,7 +138,12 @@ impl<'n> Lower<'n> {
         if table.disposition.is_keyed() && primary_key.is_empty() {
             self.reader.findings.error(
                 places.disposition.unwrap_or(entry.at),
-                format!("stream `{name}` is to be merged by its `primary_key`, and has none"),
+                match table.disposition {
+                    Disposition::Scd2 => format!(
+                        "stream `{name}` keeps the history of each row, which `scd2` tells by its `primary_key`, and has none"
+                    ),
+                    _ => format!("stream `{name}` is to be merged by its `primary_key`, and has none"),
+                },
                 "name the columns that make a row: `primary_key: [id]`".to_owned(),
             );
         }
