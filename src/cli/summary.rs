@@ -142,7 +142,6 @@ fn traffic(run: &RunReport) -> String {
         format!("{} received", bytes(total(|s| s.bytes))),
     ];
     let (retries, throttled) = (total(|s| s.retries), total(|s| s.throttled));
-    let deduplicated = total(|s| s.deduplicated);
     if retries > 0 {
         facts.push(format!("{} sent again", grouped(retries)));
     }
@@ -152,11 +151,24 @@ fn traffic(run: &RunReport) -> String {
             count(throttled, "answer")
         ));
     }
-    if deduplicated > 0 {
-        facts.push(format!(
-            "{} replaced by a newer one",
-            count(deduplicated, "row")
-        ));
+    let unpublished = [
+        (
+            total(|s| if s.keeps_history { 0 } else { s.deduplicated }),
+            ("row", "replaced by a newer one"),
+        ),
+        (
+            total(|s| if s.keeps_history { s.deduplicated } else { 0 }),
+            ("row", "that made no new version"),
+        ),
+        (
+            total(|s| s.skipped),
+            ("record", "left out as no newer than those read before"),
+        ),
+    ];
+    for (number, (what, why)) in unpublished {
+        if number > 0 {
+            facts.push(format!("{} {why}", count(number, what)));
+        }
     }
     let jobs = run.streams.iter().map(|s| s.jobs.len() as u64).sum();
     if jobs > 0 {

@@ -14,6 +14,8 @@ fn stream(name: &str, rows: u64, millis: u64) -> StreamReport {
         records: rows,
         rows,
         deduplicated: 0,
+        skipped: 0,
+        keeps_history: false,
         rejected: 0,
         unknown_fields: Vec::new(),
         keeps_unknown: false,
@@ -60,6 +62,19 @@ fn changes_of_tables_are_named() {
         "{text}"
     );
     assert!(text.contains("changed: 2 more changes\n"), "{text}");
+}
+
+#[test]
+fn rows_that_are_not_published_are_told_apart() {
+    let mut run = run();
+    run.streams[0].deduplicated = 1;
+    run.streams[1].skipped = 2_000;
+    let mut history = stream("notes", 5, 1);
+    (history.deduplicated, history.keeps_history) = (3, true);
+    run.streams.push(history);
+    let text = render(&run, Paint::plain());
+    let said = "3.1 MB received, 1 row replaced by a newer one, 3 rows that made no new version, 2,000 records left out as no newer than those read before\n";
+    assert!(text.contains(said), "{text}");
 }
 
 #[test]
@@ -166,6 +181,7 @@ fn a_listing_of_which_nothing_fits_is_said_to_have_changed_nothing() {
     for change in [
         |s: &mut StreamReport| s.rows = 1,
         |s: &mut StreamReport| s.deduplicated = 1,
+        |s: &mut StreamReport| s.skipped = 1,
         |s: &mut StreamReport| s.outcome = Outcome::Failed(Error::config("x")),
     ] {
         assert!(!said(change).contains("none did"));

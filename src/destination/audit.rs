@@ -101,7 +101,7 @@ pub fn load_columns() -> Vec<Column> {
         ),
         count(
             "skipped",
-            "Records left out because the table had them already.",
+            "Records left out as no newer than those read before.",
         ),
         count("bytes", "Bytes of bodies received."),
         count("requests", "Requests sent, retries included."),
@@ -186,7 +186,7 @@ pub fn run_columns() -> Vec<Column> {
         count("rejected", "Records that went into the rejects table."),
         count(
             "deduplicated",
-            "Left out for a newer one with the same key, or because the table had it already.",
+            "Left out for a newer one with the same key, as no new version, or as no newer than those read before.",
         ),
         count("slices", "Slices published."),
         count("pages", "Pages read."),

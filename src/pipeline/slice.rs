@@ -235,7 +235,7 @@ impl SliceWriter {
         };
         let skipped = self.decoder.take_skipped();
         self.tally.skipped += skipped;
-        Meter::add(&self.meter.deduplicated, skipped);
+        Meter::add(&self.meter.skipped, skipped);
         let walked = match walked {
             Ok(walked) => walked,
             Err(error) => {
