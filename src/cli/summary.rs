@@ -180,15 +180,9 @@ fn traffic(run: &RunReport) -> String {
 
 /// What is different in the destination's tables now.
 fn changes(run: &RunReport, paint: Paint) -> String {
-    const SHOWN: usize = 12;
-    let all: Vec<&String> = run.streams.iter().flat_map(|s| &s.changes).collect();
     let mut text = String::new();
-    for change in all.iter().take(SHOWN) {
+    for change in run.streams.iter().flat_map(|s| &s.changes) {
         let _ = writeln!(text, "{}: {change}", paint.dim("changed"));
-    }
-    if all.len() > SHOWN {
-        let more = count((all.len() - SHOWN) as u64, "more change");
-        let _ = writeln!(text, "{}: {more}", paint.dim("changed"));
     }
     text
 }

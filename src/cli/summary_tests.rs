@@ -51,17 +51,16 @@ fn run() -> RunReport {
 }
 
 #[test]
-fn changes_of_tables_are_named() {
+fn each_change_of_a_table_is_named() {
     let mut run = run();
-    run.streams[0].changes = (0..14)
+    run.streams[0].changes = (0..140)
         .map(|n| format!("added column `c{n}` STRING to `tickets`"))
         .collect();
     let text = render(&run, Paint::plain());
-    assert!(
-        text.contains("changed: added column `c0` STRING to `tickets`\n"),
-        "{text}"
-    );
-    assert!(text.contains("changed: 2 more changes\n"), "{text}");
+    for n in 0..140 {
+        let change = format!("changed: added column `c{n}` STRING to `tickets`\n");
+        assert!(text.contains(&change), "{change}: {text}");
+    }
 }
 
 #[test]
