@@ -88,14 +88,13 @@ impl BigQuery {
                 continue;
             };
             let fields = patched["schema"]["fields"].as_array();
-            if shape::has_all(fields.map_or(&[], Vec::as_slice), columns) {
+            let lacking = shape::lacking(fields.map_or(&[], Vec::as_slice), columns);
+            if lacking.is_empty() {
                 let others = evolved.changes.iter().filter(|c| !wider(c));
                 said.extend(others.map(|c| c.done(table)));
                 return Ok(said);
             }
-            return Err(Error::destination(format!(
-                "columns were added to table `{full}`, and it does not have them"
-            )));
+            return Err(lost(&full, &lacking));
         }
         Err(
             Error::destination(format!("table `{full}` is changed by others all the time"))
@@ -168,5 +167,39 @@ impl BigQuery {
             patch["clustering"] = wanted["clustering"].clone();
         }
         Ok(patch)
+    }
+}
+
+/// The error for columns that a table was given and does not have.
+fn lost(table: &str, columns: &[String]) -> Error {
+    const SHOWN: usize = 20;
+    let more = match columns.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let shown = &columns[..columns.len().min(SHOWN)];
+    Error::destination(format!(
+        "columns were added to table `{table}`, and it does not have them: `{}`{more}",
+        shown.join("`, `")
+    ))
+    .hint("run again; if the table still lacks them, add them by hand, or leave them out of the stream's schema")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_a_table_did_not_take_are_named() {
+        let names = |n: usize| (0..n).map(|i| format!("c{i}")).collect::<Vec<_>>();
+        let said = |n: usize| lost("p.d.t", &names(n)).to_string();
+        assert_eq!(
+            said(2),
+            "columns were added to table `p.d.t`, and it does not have them: `c0`, `c1`"
+        );
+        assert!(said(20).ends_with("`c18`, `c19`"));
+        assert!(said(23).ends_with("`c18`, `c19` and 3 more"));
+        let hint = lost("p.d.t", &names(1));
+        assert!(hint.find_hint().unwrap().starts_with("run again"));
     }
 }
