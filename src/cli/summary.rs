@@ -187,9 +187,25 @@ fn changes(run: &RunReport, paint: Paint) -> String {
     text
 }
 
-/// In a dry run: what the destination would do.
+/// In a dry run: what the destination would do. What is made for all streams is said once, and so are
+/// the lines that their statements have in common.
 fn plans(run: &RunReport, paint: Paint) -> String {
     let mut text = String::new();
+    let mut shared: Vec<&String> = Vec::new();
+    for one in run.streams.iter().flat_map(|s| &s.plan) {
+        for change in &one.shared {
+            if !shared.contains(&change) {
+                shared.push(change);
+            }
+        }
+    }
+    if !shared.is_empty() {
+        let _ = writeln!(text, "\n{}", paint.strong("plan for all streams"));
+    }
+    for change in shared {
+        let _ = writeln!(text, "  + {change}");
+    }
+    let mut said: Vec<&str> = Vec::new();
     for s in &run.streams {
         let Some(plan) = &s.plan else { continue };
         let _ = writeln!(
@@ -205,11 +221,26 @@ fn plans(run: &RunReport, paint: Paint) -> String {
                 let _ = writeln!(text, "  {sign} {line}");
             }
         }
-        for line in plan.sql.iter().flat_map(|sql| sql.lines()) {
+        let lines: Vec<&str> = plan.sql.iter().flat_map(|sql| sql.lines()).collect();
+        for line in unsaid(&lines, &said) {
             let _ = writeln!(text, "    {}", paint.dim(line));
         }
+        said.extend(lines);
     }
     text
+}
+
+/// The lines, with a word in place of many in a row that were said before.
+fn unsaid<'a>(lines: &[&'a str], said: &[&str]) -> Vec<&'a str> {
+    const MANY: usize = 3;
+    let mut shown = Vec::new();
+    for run in lines.chunk_by(|a, b| said.contains(a) == said.contains(b)) {
+        match said.contains(&run[0]) && run.len() >= MANY {
+            true => shown.push("-- … as above"),
+            false => shown.extend(run),
+        }
+    }
+    shown
 }
 
 /// What somebody should look at.

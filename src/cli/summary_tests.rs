@@ -226,9 +226,50 @@ fn nothing_new_leaves_nothing_to_try() {
 }
 
 #[test]
+fn plans_say_once_what_they_have_in_common() {
+    let plan = |table: &str| crate::destination::Plan {
+        shared: vec!["create table `_drawoff_runs`".into()],
+        changes: vec![format!("create table `{table}`")],
+        steps: Vec::new(),
+        sql: Some(format!(
+            "DECLARE a;\nDECLARE b;\nBEGIN;\nINSERT INTO {table};\nDELETE x;\nCOMMIT;"
+        )),
+    };
+    let mut run = run();
+    for s in &mut run.streams {
+        s.plan = Some(plan(&s.stream));
+    }
+    let text = plans(&run, Paint::plain());
+    assert_eq!(
+        text,
+        "
+plan for all streams
+  + create table `_drawoff_runs`
+
+plan for `companies`
+  + create table `companies`
+    DECLARE a;
+    DECLARE b;
+    BEGIN;
+    INSERT INTO companies;
+    DELETE x;
+    COMMIT;
+
+plan for `tickets`
+  + create table `tickets`
+    -- … as above
+    INSERT INTO tickets;
+    DELETE x;
+    COMMIT;
+"
+    );
+}
+
+#[test]
 fn a_dry_run_shows_its_plan_and_a_run_what_it_cost() {
     let mut run = run();
     run.streams[0].plan = Some(crate::destination::Plan {
+        shared: Vec::new(),
         changes: vec!["create table `companies` (id INT64)".into()],
         steps: vec!["stage".into(), "publish".into()],
         sql: Some("BEGIN;\nCOMMIT;".into()),
