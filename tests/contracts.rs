@@ -206,11 +206,31 @@ async fn a_declared_table_may_leave_out_keep_or_grow() {
 }
 
 #[tokio::test]
+async fn a_field_with_an_empty_name_is_said_in_words() {
+    let nameless = || three(json!({"id": 2, "amount": 2, "name": "b", "": 1}));
+    let (api, _) = api(nameless(), nameless()).await;
+    let bench = bench(&api, "");
+    let schema = ["schema", "--source", "shop", "--stream", "items", "--infer"];
+    bench
+        .run(&schema)
+        .await
+        .exits(0)
+        .says("\"The field with an empty name.\"");
+    bench.schema("shop", "items", &DECLARED);
+    let said = "are left out of `items` (a field with an empty name)";
+    bench.run(&RUN).await.exits(0).says(said);
+}
+
+#[tokio::test]
 async fn a_frozen_table_stops_the_stream_and_stays() {
     let cases = [
         (
             json!({"id": 2, "amount": 2, "name": "b", "colour": "red"}),
             "has the field `colour`, which table `items` has no column for",
+        ),
+        (
+            json!({"id": 2, "amount": 2, "name": "b", "": 1}),
+            "has a field with an empty name, which table `items` has no column for",
         ),
         (
             json!({"id": 2, "amount": "x", "name": "b"}),

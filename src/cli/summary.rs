@@ -8,6 +8,7 @@ use super::style::Paint;
 use super::table::{Align, Table};
 use super::words::{bytes, count, grouped, per_second, shell, span};
 use crate::pipeline::report::{Outcome, PUBLISH_LESS, RunReport, StreamReport};
+use crate::schema::name::shown;
 
 /// What a line may take.
 const WIDTH: usize = 100;
@@ -336,7 +337,8 @@ fn with_unknown(stream: &StreamReport) -> Option<String> {
         1 => String::new(),
         n => format!(" and {} more", n - 1),
     };
-    Some(format!("`{}` (`{first}`{more})", stream.stream))
+    let first = shown(first);
+    Some(format!("`{}` ({first}{more})", stream.stream))
 }
 
 /// A command that shows something of what the run brought.

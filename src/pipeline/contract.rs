@@ -7,7 +7,7 @@ use crate::schema::decode::{Decoder, EXTRA_COLUMN};
 use crate::schema::evolution::{adopt, type_of};
 use crate::schema::grow::Rules;
 use crate::schema::landing::{Contract, column};
-use crate::schema::{TableSchema, infer};
+use crate::schema::{TableSchema, infer, name};
 
 /// The stream's contract: by default, columns that somebody has written down stay as they are, and
 /// inferred ones evolve.
@@ -89,8 +89,10 @@ pub fn check_frozen(decoder: &Decoder, stream: &str, table: &str) -> Result<()> 
     if !decoder.unknown_fields().is_empty()
         && let Some((field, column)) = decoder.news().first_field()
     {
+        let the = if field.is_empty() { "" } else { "the field " };
         return Err(error(format!(
-            "a record of stream `{stream}` has the field `{field}`, which table `{table}` has no column for, and its contract is `freeze`"
+            "a record of stream `{stream}` has {the}{}, which table `{table}` has no column for, and its contract is `freeze`",
+            name::shown(&field)
         ))
         .hint(format!(
             "add the column to the stream's schema file and to the table (its values look like {}), or say what is to become of new fields: `table: {{contract: evolve}}`, `discard` or `json`",

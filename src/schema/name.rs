@@ -14,6 +14,9 @@ use sha2::{Digest, Sha256};
 /// Longest column name.
 pub const MAX_LENGTH: usize = 300;
 
+/// Longest name in a message, in characters.
+const LONGEST_SHOWN: usize = 200;
+
 /// Prefixes that BigQuery keeps for itself, compared without regard to case.
 const RESERVED: [&str; 9] = [
     "_TABLE_",
@@ -92,6 +95,14 @@ pub fn hashed(key: &str) -> String {
 pub fn suffixed(name: &str, suffix: &str) -> String {
     let cut = name.len().min(MAX_LENGTH.saturating_sub(suffix.len()));
     format!("{}{suffix}", name.get(..cut).unwrap_or(name))
+}
+
+/// A field as a message names it: `` `a.b` ``, or in words where its name is empty.
+pub fn shown(field: &str) -> String {
+    match field {
+        "" => "a field with an empty name".to_owned(),
+        _ => format!("`{}`", field.chars().take(LONGEST_SHOWN).collect::<String>()),
+    }
 }
 
 /// How well a key fits a column's name.
@@ -195,6 +206,13 @@ mod tests {
                 Place::There(_) => panic!("{k}"),
             })
             .collect()
+    }
+
+    #[test]
+    fn fields_are_shown_in_words_where_their_name_is_empty() {
+        assert_eq!(shown("a.b"), "`a.b`");
+        assert_eq!(shown(""), "a field with an empty name");
+        assert_eq!(shown(&"x".repeat(1_000)).len(), LONGEST_SHOWN + 2);
     }
 
     #[test]
