@@ -233,6 +233,11 @@ async fn a_frozen_table_stops_the_stream_and_stays() {
             "has a field with an empty name, which table `items` has no column for",
         ),
         (
+            json!({"id": 2, "amount": 2, "name": "b", "colour": "red", "": 1, "size": {"x": 1}}),
+            "have fields that table `items` has no columns for, and its contract is `freeze`: \
+             a field with an empty name, `colour`, `size`",
+        ),
+        (
             json!({"id": 2, "amount": "x", "name": "b"}),
             "does not fit table `items` at `/amount`: the text is not a whole number",
         ),

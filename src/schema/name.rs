@@ -14,6 +14,9 @@ use sha2::{Digest, Sha256};
 /// Longest column name.
 pub const MAX_LENGTH: usize = 300;
 
+/// Most names that a message lists.
+const MOST_LISTED: usize = 20;
+
 /// Longest name in a message, in characters.
 const LONGEST_SHOWN: usize = 200;
 
@@ -101,7 +104,19 @@ pub fn suffixed(name: &str, suffix: &str) -> String {
 pub fn shown(field: &str) -> String {
     match field {
         "" => "a field with an empty name".to_owned(),
-        _ => format!("`{}`", field.chars().take(LONGEST_SHOWN).collect::<String>()),
+        _ => format!(
+            "`{}`",
+            field.chars().take(LONGEST_SHOWN).collect::<String>()
+        ),
+    }
+}
+
+/// Fields as a message lists them: the first ones, and how many more.
+pub fn listed(fields: &[String]) -> String {
+    let first: Vec<String> = fields.iter().take(MOST_LISTED).map(|f| shown(f)).collect();
+    match fields.len().saturating_sub(MOST_LISTED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
 
@@ -213,6 +228,14 @@ mod tests {
         assert_eq!(shown("a.b"), "`a.b`");
         assert_eq!(shown(""), "a field with an empty name");
         assert_eq!(shown(&"x".repeat(1_000)).len(), LONGEST_SHOWN + 2);
+    }
+
+    #[test]
+    fn a_list_of_fields_ends_with_how_many_more() {
+        let names = |n: usize| (0..n).map(|i| format!("c{i}")).collect::<Vec<_>>();
+        assert_eq!(listed(&names(2)), "`c0`, `c1`");
+        assert!(listed(&names(20)).ends_with("`c18`, `c19`"));
+        assert!(listed(&names(23)).ends_with("`c18`, `c19` and 3 more"));
     }
 
     #[test]
