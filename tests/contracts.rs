@@ -222,6 +222,24 @@ async fn a_field_with_an_empty_name_is_said_in_words() {
 }
 
 #[tokio::test]
+async fn the_sample_counts_among_the_pages_and_not_the_records() {
+    let fine = || three(json!({"id": 2, "amount": 2, "name": "b"}));
+    let (api, _) = api(fine(), fine()).await;
+    let bench = bench(&api, "");
+    bench.run(&RUN).await.exits(0);
+    let of = |table: &str| sqlite(&bench.path("drawoff.db"), table).remove(0);
+    let (run, load) = (of("_drawoff_runs"), of("_drawoff_loads"));
+    assert_eq!(
+        api.requests().len(),
+        2,
+        "a page of the sample and one of the rows"
+    );
+    assert_eq!((&run["pages"], &run["requests"]), (&json!(2), &json!(2)));
+    assert_eq!((&run["records"], &load["records"]), (&json!(3), &json!(3)));
+    assert_eq!(load["requests"], 2);
+}
+
+#[tokio::test]
 async fn a_frozen_table_stops_the_stream_and_stays() {
     let cases = [
         (
