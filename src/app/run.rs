@@ -259,6 +259,8 @@ impl Run {
             records: Meter::get(&meter.records),
             rows: Meter::get(&meter.published),
             deduplicated: Meter::get(&meter.deduplicated),
+            skipped: Meter::get(&meter.skipped),
+            keeps_history: stream.table.disposition == Disposition::Scd2,
             rejected: Meter::get(&meter.rejected),
             unknown_fields: meter
                 .unknown_fields

@@ -49,11 +49,11 @@ Exit codes:
   0   done: everything is published
   1   failed: something must be mended first
   2   usage or configuration: a flag, drawoff.yaml or a connector is wrong
-  75  try again later: the API or the destination is not available, or the run was stopped
+  75  try again later: the API or the destination is not available, the run was stopped, or another
+      run of the source is at work
 
 Environment:
   DRAWOFF_...                       in place of flags; the variable is named beside each of them
-  DRAWOFF_<SOURCE>_<KEY>            a secret or another value of a source's configuration
   DRAWOFF_<SOURCE>_<KEY>            a configuration value or secret of a source
   NO_COLOR                          no colours
   HTTPS_PROXY, NO_PROXY             proxies

@@ -126,6 +126,8 @@ fn short_help_is_short_and_grouped() {
 #[test]
 fn long_help_teaches() {
     let text = help("drawoff --help");
+    assert_eq!(text.matches("DRAWOFF_<SOURCE>_<KEY> ").count(), 1, "{text}");
+    assert!(text.contains("run of the source is at work"), "{text}");
     for part in [
         "Examples:\n",
         "Destinations:\n",
