@@ -44,7 +44,7 @@ use tokio::net::TcpListener;
 
 pub use answer::Answer;
 pub use bigquery::HOST as BIGQUERY;
-pub use calls::{Call, Proof, Who};
+pub use calls::{Call, Proof};
 pub use certs::HOST as CERTS;
 pub use files::{IDENTITY_HOST, Subject, principal};
 pub use iam::HOST as IAM;
