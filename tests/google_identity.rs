@@ -509,7 +509,9 @@ async fn short_lived_tokens_are_replaced_before_they_are_over() {
         .bare_env(bench)
         .env("DRAWOFF_BASE_URL", api.url().as_str());
     check(&bench).await.exits(0);
-    assert_eq!(google.calls_to(BIGQUERY).pop().unwrap().status, 404);
+    let token = |host| google.calls_to(host)[0].who.clone().unwrap().token;
+    assert_ne!(token(SECRETS), token(BIGQUERY));
+    google.nothing_was_wrong();
 }
 
 #[tokio::test]
