@@ -74,7 +74,8 @@ impl WriteClient {
     }
 
     pub(super) async fn renew_credentials(&self) {
-        self.google.renew_credentials().await;
+        let now = self.google.clock().instant();
+        self.google.renew_credentials(now).await;
     }
 
     /// Waits after the `failures`-th failure in a row.
