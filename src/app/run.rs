@@ -340,6 +340,10 @@ impl Run {
             );
         }
         let (key, saved, backfill) = self.checkpoint(stream, since.as_ref(), until.as_ref(), kind);
+        let saved = match self.starts_over(stream, &spec.name).await? {
+            true => None,
+            false => saved,
+        };
         let published = saved
             .as_ref()
             .map(|s| s.checkpoint.clone())
@@ -403,6 +407,36 @@ impl Run {
         let outcome = work.run().await;
         found.cursor_after = work.published.newest();
         outcome
+    }
+
+    /// Whether the stream's table is gone, or is another than before, though checkpoints say how far it
+    /// was filled: then nothing of what they speak of is in it. They are forgotten, before the table is
+    /// made, and the stream is read from its start.
+    async fn starts_over(&self, stream: &Stream, table: &str) -> Result<bool> {
+        let backfills = format!("{} ", stream.name);
+        let of_stream: Vec<_> = self
+            .saved
+            .iter()
+            .filter(|(key, saved)| {
+                (key.stream == stream.name || key.stream.starts_with(&backfills))
+                    && saved.checkpoint != Checkpoint::default()
+            })
+            .collect();
+        let knows_how_far = of_stream
+            .iter()
+            .any(|(_, s)| s.checkpoint.newest().is_some());
+        if !knows_how_far || self.destination.existing(table).await?.is_some() {
+            return Ok(false);
+        }
+        tracing::warn!(
+            stream = stream.name,
+            table,
+            "table `{table}` is not there, so the stream is read from its start: its checkpoint speaks of rows that no table has"
+        );
+        for (key, saved) in of_stream {
+            self.destination.forget(key, saved.version).await?;
+        }
+        Ok(true)
     }
 
     /// Which checkpoint a stream goes by. A backfill that does not join what was read before has one
