@@ -56,6 +56,8 @@ pub struct RunOptions {
     pub dry_run: bool,
     /// Stop after this long.
     pub deadline: Option<Duration>,
+    /// Cancelled when the process must end within seconds: what is at hand may not be published then.
+    pub hurry: CancellationToken,
     /// The run's id, where it has one already; of [`App::new_run_id`].
     pub run_id: Option<String>,
 }
@@ -402,6 +404,8 @@ impl Run {
             slice_rows: self.slice_rows,
             started: self.started,
             full_refresh: self.options.full_refresh,
+            hurry: self.options.hurry.clone(),
+            clock: self.clock.clone(),
             backfill,
         };
         let outcome = work.run().await;

@@ -167,7 +167,8 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
                 args.memory.as_deref(),
             ))?;
             let cancel = CancellationToken::new();
-            let watch = tokio::spawn(stop_when_asked(cancel.clone(), None));
+            // Whoever ends a server wants it gone.
+            let watch = tokio::spawn(stop_when_asked(cancel.clone(), cancel.clone(), None));
             let outcome = server::serve(Arc::new(app), args.options(), cancel).await;
             watch.abort();
             outcome.map(|()| 0)
@@ -195,11 +196,16 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
         full_refresh: args.full_refresh,
         dry_run: args.dry_run,
         deadline: args.deadline,
+        hurry: CancellationToken::new(),
         run_id: None,
     };
     let observer = Arc::new(Observer::default());
     let cancel = CancellationToken::new();
-    let watch = tokio::spawn(stop_when_asked(cancel.clone(), args.deadline));
+    let watch = tokio::spawn(stop_when_asked(
+        cancel.clone(),
+        options.hurry.clone(),
+        args.deadline,
+    ));
     let shows = around.terminal && !global.quiet;
     let progress = shows.then(|| Progress::start(observer.clone(), Paint::new(around.colour)));
     let outcome = app.run(&options, cancel, observer).await;
@@ -210,10 +216,14 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
     Ok(report.exit_code())
 }
 
-/// Asks the run to stop at its deadline, or at the first SIGINT or SIGTERM. A second one, or a run
-/// that does not come to its end in time, ends the process: what is not published by then is read
-/// again by the next run.
-async fn stop_when_asked(cancel: CancellationToken, deadline: Option<Duration>) {
+/// Asks the run to stop at its deadline, and to come to its end in its own time; or at the first SIGINT
+/// or SIGTERM, at once. A second one, or a run that does not come to its end in time, ends the process:
+/// what is not published by then is read again by the next run.
+async fn stop_when_asked(
+    cancel: CancellationToken,
+    hurry: CancellationToken,
+    deadline: Option<Duration>,
+) {
     let Ok(mut signals) = signals() else { return };
     let clock = SystemClock;
     let late = async {
@@ -224,9 +234,14 @@ async fn stop_when_asked(cancel: CancellationToken, deadline: Option<Duration>) 
     };
     tokio::select! {
         () = signals.recv() => tracing::warn!("asked to stop: finishing the page at hand"),
-        () = late => tracing::warn!("the deadline has come: finishing the page at hand"),
+        () = late => {
+            tracing::warn!("the deadline has come: finishing the page at hand");
+            cancel.cancel();
+            signals.recv().await;
+        }
     }
     cancel.cancel();
+    hurry.cancel();
     tokio::select! {
         () = signals.recv() => {}
         () = clock.sleep(PATIENCE) => {}
