@@ -355,6 +355,22 @@ async fn a_table_that_is_gone_or_another_is_filled_from_the_start() {
 }
 
 #[tokio::test]
+async fn a_stream_that_fails_before_it_reads_keeps_its_cursor_in_the_summary() {
+    let shelf = Shelf::of(3);
+    let (_api, bench) = shop(&shelf).await;
+    bench.run(&["--source", "shop"]).await.exits(0);
+    let other = COLUMNS.map(|c| c.replace("name STRING", "name BOOL"));
+    let other: Vec<&str> = other.iter().map(String::as_str).collect();
+    assert_ne!(other, COLUMNS);
+    bench.schema("shop", "items", &other);
+    let ran = bench.run(&["--source", "shop"]).await.exits(1);
+    ran.says("(unchanged)").says("name");
+    let ran = &sqlite(&bench.path("drawoff.db"), "_drawoff_runs")[1];
+    assert_eq!(ran["cursor_before"], ran["cursor_after"]);
+    assert!(ran["cursor_after"].is_string());
+}
+
+#[tokio::test]
 async fn a_full_refresh_up_to_a_day_is_refused_before_anything_is_read() {
     let shelf = Shelf::of(30);
     let (api, bench) = shop(&shelf).await;

@@ -351,6 +351,7 @@ impl Run {
             .map(|s| s.checkpoint.clone())
             .unwrap_or_default();
         found.cursor_before = published.newest();
+        found.cursor_after = published.newest();
         if self.options.dry_run {
             found.plan = Some(self.destination.plan(&spec).await.map_err(|e| {
                 e.context(format!(
