@@ -1,4 +1,4 @@
-//! Secrets by reference: where one is, and who can read it. A secret's value is held as a
+//! Secrets by reference: where one is, who can read it, and who can write it. A secret's value is held as a
 //! [`SecretString`], whose `Debug` prints nothing, and registered with [`crate::telemetry::redact`]
 //! as soon as it is known.
 
@@ -111,4 +111,36 @@ pub trait SecretStore: Send + Sync {
     /// [`crate::error::ErrorKind::Auth`] naming the reference, where it was looked for, and what to
     /// grant or create; never a value.
     async fn get(&self, reference: &SecretRef) -> Result<SecretString>;
+}
+
+/// What became of a value that was written; never the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it is now: `projects/p/secrets/s`, or a file's path.
+    pub place: String,
+    /// Its version's number, where the place keeps versions.
+    pub version: Option<u64>,
+}
+
+impl fmt::Display for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.version {
+            Some(version) => write!(f, "{}/versions/{version}", self.place),
+            None => f.write_str(&self.place),
+        }
+    }
+}
+
+/// Writes secrets.
+#[async_trait]
+pub trait SecretWriter: Send + Sync {
+    /// Makes this the value that readers of the reference find from now on, in this process and in
+    /// others. What they would refuse (an empty value, control characters, more than 64 KiB) is not
+    /// written; nor is a value whose reference would not lead to it (`@7`). When it fails, the old
+    /// value is as it was, unless the error says that this is not known.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Config`] for a value or a reference that cannot be written,
+    /// [`crate::error::ErrorKind::Auth`] saying what to grant; never a value.
+    async fn put(&self, reference: &SecretRef, value: &SecretString) -> Result<Stored>;
 }

@@ -231,6 +231,11 @@ impl Google {
         self.fault(host, path, times, What::Status(status));
     }
 
+    /// Does what the next calls to a host ask, whose path begins so, and answers with a status.
+    pub fn lose(&self, host: &str, path: &str, status: u16, times: usize) {
+        self.fault(host, path, times, What::Lost(status));
+    }
+
     /// Answers every call to a host, whose path begins so, later.
     pub fn delay(&self, host: &str, path: &str, time: Duration) {
         self.fault(host, path, usize::MAX, What::Late(time));
@@ -267,6 +272,12 @@ impl Google {
             format!("projects/{project}/locations/{location}/secrets/{secret}"),
             value,
         )
+    }
+
+    /// Makes a global secret without versions.
+    pub fn make_secret(&self, project: &str, secret: &str) {
+        let name = format!("projects/{project}/secrets/{secret}");
+        self.world.state().secrets.entry(name).or_default();
     }
 
     fn put(&self, name: String, value: impl Into<Vec<u8>>) -> usize {
