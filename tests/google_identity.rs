@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::binary::{Bench, Ran};
+use crate::support::emulator::{self, Emulator};
 use crate::support::fake_api::{FakeApi, Received, Reply};
 use crate::support::google::{
     BIGQUERY, CLOUD_PLATFORM, Checksum, Google, IAM, METADATA, OAUTH, PROJECT, Proof, Role,
@@ -508,7 +509,9 @@ async fn short_lived_tokens_are_replaced_before_they_are_over() {
         .bare_env(bench)
         .env("DRAWOFF_BASE_URL", api.url().as_str());
     check(&bench).await.exits(0);
-    assert_eq!(google.calls_to(BIGQUERY).pop().unwrap().status, 404);
+    let token = |host| google.calls_to(host)[0].who.clone().unwrap().token;
+    assert_ne!(token(SECRETS), token(BIGQUERY));
+    google.nothing_was_wrong();
 }
 
 #[tokio::test]
@@ -583,4 +586,33 @@ async fn a_secret_that_cannot_be_used_stops_everything() {
         .exits(1)
         .complains("is in DESTROYED state");
     google.nothing_was_wrong();
+}
+
+#[tokio::test]
+async fn every_call_of_a_load_carries_the_token() {
+    let emulator = Emulator::get();
+    let dataset = emulator.dataset("identity");
+    let google = google().await;
+    google.forward_bigquery(emulator.rest());
+    let loader = google.service_account("loader");
+    admit(&google, &loader);
+    let key = google.key_file(&loader);
+    let (_api, bench) = source().await;
+    let path = bench.path("connectors/shop.yaml");
+    let yaml = std::fs::read_to_string(path).unwrap();
+    let yaml = yaml.replace("  items:\n", "  items: {table: {write_method: load_job}}\n");
+    bench.connector("shop", &yaml);
+    let bench = google.env(bench, &key);
+    let destination = format!("bigquery:{}.{dataset}", emulator::PROJECT);
+    let ran = bench
+        .run(&["--source", "shop", "--destination", &destination])
+        .await
+        .exits(0);
+    let rows = emulator.query(&format!("SELECT id FROM {dataset}.items"));
+    assert_eq!(rows, json!([{"id": 1}]));
+    let calls = google.calls_to(BIGQUERY);
+    assert!(calls.iter().any(|c| c.path.starts_with("/upload/")));
+    assert!(calls.iter().all(|c| c.who.as_ref().unwrap().name == loader));
+    google.nothing_was_wrong();
+    kept_quiet(&google, &bench, &ran, &[&key["private_key"]]);
 }

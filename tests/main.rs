@@ -30,6 +30,7 @@ mod oddities;
 mod paging;
 mod run;
 mod secrets;
+mod serve;
 mod state;
 mod storage_write;
 mod support;

@@ -109,6 +109,22 @@ pub enum Command {
     Schema(schema::SchemaArgs),
 }
 
+impl Cli {
+    /// Which lines are written: those of `--log`, else by `-v` and `-q`; for [`log::init`]. A server
+    /// shows no progress: its lines are all that there is to see.
+    pub fn levels(&self, format: log::Format) -> Targets {
+        if let Some(levels) = &self.global.levels {
+            return levels.clone();
+        }
+        let serves = matches!(self.command, Some(Command::Serve(_)));
+        let verbosity = match (format, self.global.verbosity()) {
+            (log::Format::Text { .. }, steps) if serves && steps >= 0 => steps.saturating_add(1),
+            (_, steps) => steps,
+        };
+        log::levels(format, verbosity)
+    }
+}
+
 /// Flags of all commands.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Files and logs")]
@@ -204,15 +220,10 @@ impl GlobalArgs {
         }
     }
 
-    /// Which lines are written: those of `--log`, else by `-v` and `-q`; for [`log::init`].
-    pub fn levels(&self, format: log::Format) -> Targets {
-        let verbosity = match self.quiet {
+    fn verbosity(&self) -> i8 {
+        match self.quiet {
             true => -1,
             false => i8::try_from(self.verbose).unwrap_or(i8::MAX),
-        };
-        match &self.levels {
-            Some(levels) => levels.clone(),
-            None => log::levels(format, verbosity),
         }
     }
 }

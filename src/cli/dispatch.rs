@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
     };
     let around = Surroundings::detect();
     let format = cli.global.format(around);
-    let outcome = log::init(format, cli.global.levels(format))
+    let outcome = log::init(format, cli.levels(format))
         .and_then(|()| runtime())
         .and_then(|runtime| {
             let code = runtime.block_on(dispatch(cli, around));

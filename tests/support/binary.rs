@@ -2,8 +2,11 @@
 //! nothing but what the test says.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -150,6 +153,8 @@ impl Bench {
         Running {
             child: Some(command.spawn().unwrap()),
             begun: Instant::now(),
+            heard: Arc::default(),
+            listening: None,
         }
     }
 
@@ -175,6 +180,9 @@ impl Bench {
 pub struct Running {
     child: Option<Child>,
     begun: Instant,
+    /// What standard error held so far, once somebody listens to it.
+    heard: Arc<Mutex<String>>,
+    listening: Option<JoinHandle<()>>,
 }
 
 impl Running {
@@ -185,12 +193,39 @@ impl Running {
             .await
             .unwrap()
             .unwrap();
+        if let Some(listening) = self.listening.take() {
+            listening.join().unwrap();
+        }
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Ran {
             code: output.status.code(),
             stdout: text(output.stdout),
-            stderr: text(output.stderr),
+            stderr: std::mem::take(&mut *self.heard.lock().unwrap()) + &text(output.stderr),
         }
+    }
+
+    /// Waits for a line of standard error that holds the text.
+    pub async fn line(&mut self, text: &str) -> String {
+        if self.listening.is_none() {
+            let stderr = self.child.as_mut().unwrap().stderr.take().unwrap();
+            let heard = self.heard.clone();
+            self.listening = Some(std::thread::spawn(move || {
+                for line in BufReader::new(stderr).lines() {
+                    heard.lock().unwrap().push_str(&(line.unwrap() + "\n"));
+                }
+            }));
+        }
+        let heard = self.heard.clone();
+        let find = move || {
+            let heard = heard.lock().unwrap();
+            heard.lines().find(|l| l.contains(text)).map(str::to_owned)
+        };
+        assert!(
+            self.until(|| find().is_some()).await,
+            "`{text}` was not said: {}",
+            self.heard.lock().unwrap()
+        );
+        find().unwrap()
     }
 
     /// How it ended, once it has.

@@ -44,7 +44,7 @@ use tokio::net::TcpListener;
 
 pub use answer::Answer;
 pub use bigquery::HOST as BIGQUERY;
-pub use calls::{Call, Proof, Who};
+pub use calls::{Call, Proof};
 pub use certs::HOST as CERTS;
 pub use files::{IDENTITY_HOST, Subject, principal};
 pub use iam::HOST as IAM;
@@ -58,7 +58,6 @@ pub use tokens::CLOUD_PLATFORM;
 use crate::support::binary::Bench;
 use crate::support::tls::Authority;
 use faults::{Fault, What};
-use secrets::{Secret, Version};
 use world::{Site, World};
 
 /// The project that everything belongs to where a test names none.
@@ -253,86 +252,6 @@ impl Google {
     /// Whether the metadata server says that it is one.
     pub fn flavoured(&self, flavoured: bool) {
         self.world.state().flavoured = flavoured;
-    }
-
-    /// Adds a version to a global secret, which is made where it is missing; its number.
-    pub fn put_secret(&self, project: &str, secret: &str, value: impl Into<Vec<u8>>) -> usize {
-        self.put(format!("projects/{project}/secrets/{secret}"), value)
-    }
-
-    /// The same for a secret of a location.
-    pub fn put_regional_secret(
-        &self,
-        project: &str,
-        location: &str,
-        secret: &str,
-        value: impl Into<Vec<u8>>,
-    ) -> usize {
-        self.put(
-            format!("projects/{project}/locations/{location}/secrets/{secret}"),
-            value,
-        )
-    }
-
-    /// Makes a global secret without versions.
-    pub fn make_secret(&self, project: &str, secret: &str) {
-        let name = format!("projects/{project}/secrets/{secret}");
-        self.world.state().secrets.entry(name).or_default();
-    }
-
-    fn put(&self, name: String, value: impl Into<Vec<u8>>) -> usize {
-        let mut state = self.world.state();
-        let secret: &mut Secret = state.secrets.entry(name).or_default();
-        secret.versions.push(Version::new(value));
-        secret.versions.len()
-    }
-
-    /// Lets an alias of a global secret mean a version.
-    pub fn set_alias(&self, project: &str, secret: &str, alias: &str, version: usize) {
-        let mut state = self.world.state();
-        let secret = state
-            .secrets
-            .get_mut(&format!("projects/{project}/secrets/{secret}"))
-            .unwrap();
-        secret.aliases.insert(alias.to_owned(), version);
-    }
-
-    /// Sets the state of a version of a global secret.
-    pub fn set_version(&self, project: &str, secret: &str, version: usize, to: VersionState) {
-        self.edit_version(project, secret, version, |v| v.state = to);
-    }
-
-    /// What checksum goes with a version of a global secret.
-    pub fn set_checksum(&self, project: &str, secret: &str, version: usize, to: Checksum) {
-        self.edit_version(project, secret, version, |v| v.checksum = to);
-    }
-
-    fn edit_version(
-        &self,
-        project: &str,
-        secret: &str,
-        version: usize,
-        edit: impl FnOnce(&mut Version),
-    ) {
-        let mut state = self.world.state();
-        let secret = state
-            .secrets
-            .get_mut(&format!("projects/{project}/secrets/{secret}"))
-            .unwrap();
-        edit(&mut secret.versions[version - 1]);
-    }
-
-    /// Every version of a global secret: its value, and its state.
-    pub fn versions(&self, project: &str, secret: &str) -> Vec<(Vec<u8>, VersionState)> {
-        let state = self.world.state();
-        let secret = state
-            .secrets
-            .get(&format!("projects/{project}/secrets/{secret}"));
-        secret
-            .into_iter()
-            .flat_map(|s| &s.versions)
-            .map(|v| (v.data.clone(), v.state))
-            .collect()
     }
 
     /// Sends the calls of BigQuery on to this root, once they were found to be right.

@@ -1,7 +1,7 @@
 //! The way in: an HTTP proxy that ends TLS itself, under the certificate of a private authority.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Request, State};
@@ -40,38 +40,43 @@ async fn accept(
     authority: Arc<Authority>,
     opened: mpsc::Sender<(TlsStream<TcpStream>, Host)>,
 ) {
-    let mut acceptors: BTreeMap<String, TlsAcceptor> = BTreeMap::new();
+    let acceptors = Arc::new(Mutex::new(BTreeMap::new()));
     while let Ok((mut socket, _)) = listener.accept().await {
-        let Some(head) = read_head(&mut socket).await else {
-            continue;
-        };
-        let line = head.lines().next().unwrap_or_default();
-        let host = line
-            .strip_prefix("CONNECT ")
-            .and_then(|rest| rest.split(' ').next())
-            .and_then(|authority| authority.strip_suffix(":443"));
-        let Some(host) = host.filter(|host| world.has_host(host)) else {
-            world.complain(&format!("the proxy was asked for `{line}`"));
-            let _ = socket
-                .write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
-                .await;
-            continue;
-        };
-        let acceptor = acceptors
-            .entry(host.to_owned())
-            .or_insert_with(|| authority.acceptor(&[host]))
-            .clone();
-        let (host, opened) = (Host(host.to_owned()), opened.clone());
+        let (world, authority) = (world.clone(), authority.clone());
+        let (acceptors, opened) = (acceptors.clone(), opened.clone());
         tokio::spawn(async move {
-            let established = b"HTTP/1.1 200 Connection established\r\n\r\n";
+            let host = ask_where(&mut socket, &world).await?;
+            let acceptor: TlsAcceptor = acceptors
+                .lock()
+                .unwrap()
+                .entry(host.clone())
+                .or_insert_with(|| authority.acceptor(&[&host]))
+                .clone();
             // What goes wrong on a connection is for the client to see.
-            if socket.write_all(established).await.is_ok()
-                && let Ok(wire) = acceptor.accept(socket).await
-            {
-                let _ = opened.send((wire, host)).await;
-            }
+            let wire = acceptor.accept(socket).await.ok()?;
+            opened.send((wire, Host(host))).await.ok()
         });
     }
+}
+
+/// The host that a client wants to be connected to, if there is such a one; it was told so.
+async fn ask_where(socket: &mut TcpStream, world: &World) -> Option<String> {
+    let head = read_head(socket).await?;
+    let line = head.lines().next().unwrap_or_default();
+    let host = line
+        .strip_prefix("CONNECT ")
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|authority| authority.strip_suffix(":443"))
+        .filter(|host| world.has_host(host));
+    let answer: &[u8] = match host {
+        Some(_) => b"HTTP/1.1 200 Connection established\r\n\r\n",
+        None => b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n",
+    };
+    if host.is_none() {
+        world.complain(&format!("the proxy was asked for `{line}`"));
+    }
+    socket.write_all(answer).await.ok()?;
+    host.map(str::to_owned)
 }
 
 async fn read_head(socket: &mut TcpStream) -> Option<String> {

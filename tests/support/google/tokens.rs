@@ -169,7 +169,7 @@ impl State {
         // A scope, or else the service as the audience; never somebody else's name.
         let fit = claims["sub"] == name
             && claims["target_audience"].is_null()
-            && (!scopes.is_empty() != for_api);
+            && (scopes.is_empty() == for_api);
         match fit {
             true => Ok(who(name, Proof::SelfSigned, scopes)),
             false => Err(invalid(call, "ACCESS_TOKEN_TYPE_UNSUPPORTED")),
