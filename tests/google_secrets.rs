@@ -405,15 +405,16 @@ async fn versions_are_disabled_and_enabled() {
 }
 
 #[tokio::test]
-async fn a_secret_is_made_once() {
+async fn a_secret_is_made_where_it_is_missing_and_that_is_wanted() {
     let setting = Setting::new(&[]).await;
+    let value = "first-value".to_owned().into();
     for reference in ["gcp://proj/token", "gcp://proj/europe-west4/token"] {
         let parsed: SecretRef = reference.parse().unwrap();
-        for _ in 0..2 {
-            setting.store.create(&parsed).await.unwrap();
+        assert!(setting.put(reference, "first-value").await.is_err());
+        for (version, created) in [(1, true), (2, false)] {
+            let added = setting.store.add(&parsed, &value, true).await.unwrap();
+            assert_eq!((added.version, added.created), (version, created));
         }
-        let stored = setting.put(reference, "first-value").await.unwrap();
-        assert!(stored.ends_with("secrets/token/versions/1"), "{stored}");
     }
     let bodies: Vec<serde_json::Value> = setting
         .google
@@ -423,10 +424,14 @@ async fn a_secret_is_made_once() {
         .map(|c| c.json())
         .collect();
     let automatic = serde_json::json!({"replication": {"automatic": {}}});
-    let regional = serde_json::json!({});
-    assert_eq!(
-        bodies,
-        [&automatic, &automatic, &regional, &regional].map(|b| b.clone())
-    );
+    assert_eq!(bodies, [automatic, serde_json::json!({})]);
     setting.google.nothing_was_wrong();
+
+    // Somebody else makes it meanwhile.
+    let setting = Setting::new(&[]).await;
+    setting.google.fail(SECRETS, ADD, 404, 1);
+    setting.google.make_secret("proj", "token");
+    let reference: SecretRef = "gcp://proj/token".parse().unwrap();
+    let added = setting.store.add(&reference, &value, true).await.unwrap();
+    assert_eq!(added.version, 1);
 }

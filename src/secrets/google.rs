@@ -1,8 +1,12 @@
 //! Secrets in Google Secret Manager, global and regional, read and written over REST and checked by
 //! their CRC32C. Each is read once a process.
 
+mod look;
 mod refusal;
 mod write;
+
+pub use look::{Seen, SeenState};
+pub use write::Added;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -183,21 +183,21 @@ fn report(source: &str, missing: &[(&str, &SecretLookup, Vec<Error>)]) -> Error 
             .find_map(|e| e.find_hint())
             .unwrap_or("check the reference in `drawoff.yaml`")
             .to_owned(),
-        (_, [(key, lookup, _), ..]) => match lookup.places.as_slice() {
+        (_, [(key, lookup, errors), ..]) => match lookup.places.as_slice() {
             [SecretRef::Env(name)] => {
                 format!(
                     "set `{name}`, or say where it is: `sources: {{{source}: {{secrets: {{{key}: gcp://project/secret}}}}}}`"
                 )
             }
-            [
-                SecretRef::Env(name),
-                SecretRef::Gcp {
-                    project, secret, ..
-                },
-                ..,
-            ] => format!(
-                "set `{name}`, or create it: `printf %s VALUE | gcloud secrets create {secret} --project={project} --data-file=-`"
-            ),
+            [SecretRef::Env(name), ..] => match errors.last().and_then(Error::find_hint) {
+                // Google's, which says what to grant or create.
+                Some(hint) if errors.len() == lookup.places.len() => {
+                    format!("set `{name}`, or {hint}")
+                }
+                _ => format!(
+                    "set `{name}`, or store it: `drawoff secrets set {source} {key} --create`"
+                ),
+            },
             _ => "check the reference in `drawoff.yaml`".to_owned(),
         },
         (_, []) => String::new(),
@@ -300,7 +300,7 @@ mod tests {
         assert!(
             e.find_hint()
                 .unwrap()
-                .contains("gcloud secrets create id --project=p"),
+                .contains("drawoff secrets set acme-x id --create"),
             "{e:?}"
         );
     }

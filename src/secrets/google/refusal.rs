@@ -133,7 +133,15 @@ pub(super) fn explain(google: &Google, deed: Deed, name: &Name<'_>, failure: Fai
                 None => "; one of a location is `gcp://project/location/secret`",
                 Some(_) => "; one of another location, or of none, is another secret",
             };
-            if name.version == "latest" || deed == Deed::Add {
+            if deed == Deed::Add {
+                let policy = match name.location {
+                    None => " --replication-policy=automatic",
+                    Some(_) => "",
+                };
+                error.hint(format!(
+                    "create it: gcloud secrets create {flags}{policy}; `drawoff secrets set` does it with `--create`{elsewhere}"
+                ))
+            } else if name.version == "latest" {
                 error.hint(format!(
                     "create it: printf %s VALUE | gcloud secrets create {flags} --data-file=-{elsewhere}"
                 ))

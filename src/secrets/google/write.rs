@@ -15,15 +15,32 @@ use crate::secrets::{SecretRef, SecretWriter, Stored};
 /// Versions newer than the one that `latest` shows that are looked through for a value.
 const NEWER: u64 = 5;
 
+/// A version that was added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// The secret's name: `projects/p/secrets/s`.
+    pub place: String,
+    /// The version's number.
+    pub version: u64,
+    /// The secret was made for it.
+    pub created: bool,
+}
+
 impl SecretManager {
-    /// Adds a version to the secret, whatever version the reference names; its number. The request is
-    /// not simply sent again: where its answer is lost, the version may be there, so it is looked for
-    /// first.
+    /// Adds a version to the secret, whatever version the reference names. The request is not simply
+    /// sent again: where its answer is lost, the version may be there, so it is looked for first. A
+    /// secret that is missing is made where `create` says so: replicated automatically, or in the
+    /// reference's location.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] for a value that no reader would take, [`ErrorKind::Auth`] saying what to
     /// grant or create; transient when it is not known whether the version is there.
-    pub async fn add(&self, reference: &SecretRef, value: &SecretString) -> Result<u64> {
+    pub async fn add(
+        &self,
+        reference: &SecretRef,
+        value: &SecretString,
+        create: bool,
+    ) -> Result<Added> {
         let name = Name::of(reference)?;
         fit(reference, value)?;
         let data = value.expose_secret().as_bytes();
@@ -34,9 +51,15 @@ impl SecretManager {
         }});
         let policy = RetryPolicy::SECRETS;
         let mut failures = 0;
+        let mut created = false;
         let version = loop {
             let failure = match self.add_once(&name, body.clone()).await {
                 Ok(version) => break version,
+                Err(failure) if failure.is_not_found() && create && !created => {
+                    self.create(&name).await?;
+                    created = true;
+                    continue;
+                }
                 Err(failure) => failure,
             };
             failures += 1;
@@ -48,7 +71,7 @@ impl SecretManager {
                 .clock()
                 .sleep(failure.wait(&policy, failures))
                 .await;
-            match self.find(&name, data).await {
+            match self.find(reference, data).await {
                 Ok(Some(version)) => break version,
                 Ok(None) if failures < policy.attempts => {}
                 Ok(None) => return Err(failure.into_error()),
@@ -82,7 +105,11 @@ impl SecretManager {
             version = format!("{}/versions/{version}", name.parent()),
             "added a version of a secret"
         );
-        Ok(version)
+        Ok(Added {
+            place: name.parent(),
+            version,
+            created,
+        })
     }
 
     async fn add_once(&self, name: &Name<'_>, body: serde_json::Value) -> Result<u64, Failure> {
@@ -103,7 +130,8 @@ impl SecretManager {
 
     /// The number of the version with this value, if it is the newest. `latest` may show an older one
     /// for a while, a number does not.
-    async fn find(&self, name: &Name<'_>, data: &[u8]) -> Result<Option<u64>> {
+    async fn find(&self, reference: &SecretRef, data: &[u8]) -> Result<Option<u64>> {
+        let name = &Name::of(reference)?;
         let mut newest = 0;
         match self.answer(name, "latest").await {
             Ok(answer) => {
@@ -114,7 +142,7 @@ impl SecretManager {
             }
             Err(failure) if failure.is_not_found() => {}
             Err(failure) if failure.reason == "FAILED_PRECONDITION" => {
-                newest = self.newest(name).await?;
+                newest = self.newest(reference).await?.unwrap_or_default();
             }
             Err(failure) => return Err(explain(&self.google, Deed::Read, name, failure)),
         }
@@ -130,32 +158,8 @@ impl SecretManager {
         Ok(None)
     }
 
-    /// The number of the version made last, whatever its state.
-    async fn newest(&self, name: &Name<'_>) -> Result<u64> {
-        let what = format!("look up the newest version of secret `{}`", name.parent());
-        let tail = [name.secret, "versions", "latest"];
-        let answer = self
-            .ask(name, what, Ask::get(&tail))
-            .await
-            .map_err(|failure| explain(&self.google, Deed::Look, name, failure))?;
-        answered_version(&answer).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "Secret Manager did not name the newest version of `{}`",
-                    name.parent()
-                ),
-            )
-        })
-    }
-
-    /// Makes the secret, without a version: replicated automatically, or in the reference's location.
-    /// One that is there already is as good.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Auth`] saying what to grant on the project.
-    pub async fn create(&self, reference: &SecretRef) -> Result<()> {
-        let name = Name::of(reference)?;
+    /// Makes the secret, without a version. One that is there already is as good.
+    async fn create(&self, name: &Name<'_>) -> Result<()> {
         let body = match name.location {
             None => json!({"replication": {"automatic": {}}}),
             Some(_) => json!({}),
@@ -166,9 +170,9 @@ impl SecretManager {
             ..Ask::post(&[], body)
         };
         let what = format!("create secret `{}`", name.parent());
-        match self.ask(&name, what, ask).await {
+        match self.ask(name, what, ask).await {
             Err(failure) if !failure.is_duplicate() => {
-                Err(explain(&self.google, Deed::Create, &name, failure))
+                Err(explain(&self.google, Deed::Create, name, failure))
             }
             _ => Ok(()),
         }
@@ -215,9 +219,10 @@ impl SecretWriter for SecretManager {
             ))
             .hint("leave the version out of the reference, so that it means the newest"));
         }
+        let added = self.add(reference, value, false).await?;
         Ok(Stored {
-            place: name.parent(),
-            version: Some(self.add(reference, value).await?),
+            place: added.place,
+            version: Some(added.version),
         })
     }
 }
