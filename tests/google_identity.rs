@@ -301,23 +301,39 @@ async fn an_identity_from_elsewhere_is_exchanged_as_itself_or_as_an_account() {
 }
 
 #[tokio::test]
-async fn types_that_are_not_supported_are_refused() {
+async fn a_workforce_login_is_renewed_by_its_refresh_token() {
     let google = google().await;
-    let (workforce, _) = google.workforce_file("ada");
-    let gdch = google.gdch_file();
-    for (file, secret, says) in [
-        (
-            &workforce,
-            "refresh_token",
-            "is of type `external_account_authorized_user`",
-        ),
-        (&gdch, "private_key", "credentials.json"),
-    ] {
-        let (_api, bench) = source().await;
-        let bench = google.env(bench, file);
-        let ran = check(&bench).await.exits(1).says(says);
-        kept_quiet(&google, &bench, &ran, &[&file[secret]]);
-    }
+    let (file, name) = google.workforce_file("ada");
+    admit(&google, &name);
+    let (_api, bench) = source().await;
+    let bench = google.env(bench, &file);
+    let ran = check(&bench).await.exits(0);
+    called_as(&google, &name, Proof::AccessToken);
+    let asked: Vec<String> = google
+        .calls_to(STS)
+        .iter()
+        .map(|c| c.path.clone())
+        .collect();
+    assert_eq!(asked, ["/v1/oauthtoken"], "one token for all services");
+    kept_quiet(
+        &google,
+        &bench,
+        &ran,
+        &[&file["refresh_token"], &file["client_secret"]],
+    );
+}
+
+#[tokio::test]
+async fn types_that_are_not_supported_are_named() {
+    let google = google().await;
+    let file = google.gdch_file();
+    let (_api, bench) = source().await;
+    let bench = google.env(bench, &file);
+    let ran = check(&bench)
+        .await
+        .exits(1)
+        .says("is of type `gdch_service_account`; the known ones are `service_account`");
+    kept_quiet(&google, &bench, &ran, &[&file["private_key"]]);
     assert!(google.calls().is_empty());
     google.nothing_was_wrong();
 }
@@ -422,7 +438,7 @@ async fn a_metadata_server_that_does_not_say_it_is_one_is_not_believed() {
     let (_api, bench) = source().await;
     let bench = google.bare_env(bench);
     check(&bench).await.exits(1).says(&format!(
-        "no metadata server answers at `http://{}`",
+        "what answers at `http://{}` is no metadata server",
         google.metadata_host()
     ));
     let asked = google.calls_to(METADATA);

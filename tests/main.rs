@@ -22,6 +22,7 @@ mod google_gcloud;
 mod google_identity;
 mod google_secrets;
 mod google_stand_in;
+mod google_tokens;
 mod http;
 mod kept_rows;
 mod lint_cli;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::binary::{Bench, Running, moment};
 use crate::support::fake_api::{FakeApi, Reply};
 use crate::support::google::{CERTS, Google};
+use crate::support::plain_http;
 use crate::support::shop::page;
 use crate::support::tables;
 
@@ -39,10 +40,8 @@ impl Served {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
-        let answer = request.send().await.unwrap();
-        let status = answer.status().as_u16();
-        let text = answer.text().await.unwrap();
-        (status, serde_json::from_str(&text).unwrap())
+        let answer = plain_http::send(request).await;
+        (answer.status, serde_json::from_slice(&answer.body).unwrap())
     }
 
     async fn run(&self, body: &str) -> (u16, Value) {

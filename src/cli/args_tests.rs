@@ -110,7 +110,8 @@ fn short_help_is_short_and_grouped() {
             "Options:",
             "Source:",
             "Run:",
-            "Files and logs:"
+            "Files and logs:",
+            "Google:",
         ],
         "{text}"
     );

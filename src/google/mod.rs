@@ -7,6 +7,7 @@ mod endpoint;
 mod failure;
 mod identity;
 mod project;
+mod read;
 mod rest;
 mod settings;
 mod sign;
@@ -89,9 +90,10 @@ impl Google {
         }
     }
 
-    /// Forgets the token at hand after a service has refused it; the next call gets another.
-    pub(crate) async fn renew_credentials(&self) {
-        self.0.identity.forget().await;
+    /// Forgets the tokens at hand after a service has refused one; the next call gets another. Of
+    /// many calls that went out with the same one, the first does it: `asked` is when it went out.
+    pub(crate) async fn renew_credentials(&self, asked: std::time::Instant) {
+        self.0.identity.forget(asked).await;
     }
 
     /// An access token of these scopes that is valid now; registered for redaction.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::read::read;
 use super::{Google, identity};
 use crate::error::{Error, Result};
 
@@ -54,13 +55,7 @@ async fn from_metadata(google: &Google) -> Option<String> {
     if !genuine {
         return None;
     }
-    let mut text = Vec::new();
-    while let Some(chunk) = answer.chunk().await.ok()? {
-        text.extend_from_slice(&chunk);
-        if text.len() > LONGEST {
-            return None;
-        }
-    }
+    let text = read(&mut answer, LONGEST).await.ok()?;
     let project = String::from_utf8(text).ok()?.trim().to_owned();
     (!project.is_empty()).then_some(project)
 }

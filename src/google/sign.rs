@@ -97,9 +97,10 @@ impl Sign for GoogleSign {
             .and_then(|h| h.to_str().ok())
             .and_then(|h| h.strip_prefix("Bearer "));
         // Another request may have brought a new one since this one was signed.
+        let now = self.google.clock().instant();
         let current = self.token(&request.url).await?;
         if sent == Some(current.expose_secret()) {
-            self.google.renew_credentials().await;
+            self.google.renew_credentials(now).await;
         }
         Ok(true)
     }

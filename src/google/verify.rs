@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::Google;
+use super::read::{ReadError, SMALL, read};
 use crate::error::{Error, ErrorKind, Result};
 
 const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
@@ -188,7 +189,7 @@ impl Verifier {
             .transient(true)
         };
         let endpoint = self.google.settings().service("www");
-        let answer = self
+        let mut answer = self
             .google
             .remote()
             .get(endpoint.url(&["oauth2", "v3", "certs"], &[]))
@@ -204,10 +205,10 @@ impl Verifier {
             .and_then(max_age)
             .unwrap_or(KEPT)
             .clamp(PAUSE, LONGEST_KEPT);
-        let bytes = answer
-            .bytes()
-            .await
-            .map_err(|e| failed(e.without_url().to_string()))?;
+        let bytes = read(&mut answer, SMALL).await.map_err(|e| match e {
+            ReadError::Transport(e) => failed(e.without_url().to_string()),
+            ReadError::TooLarge => failed("the answer is too large".to_owned()),
+        })?;
         let set = serde_json::from_slice(&bytes)
             .map_err(|_| failed("the answer is no set of keys".to_owned()))?;
         Ok((set, life))

@@ -2,16 +2,18 @@
 
 use google_cloud_auth::build_errors::Error as BuildError;
 use google_cloud_auth::credentials::{
-    Credentials, external_account, impersonated, mds, service_account, user_account,
+    Credentials, external_account, impersonated, service_account, user_account,
 };
 use serde_json::Value;
 
-use super::file::{CredentialFile, Kind};
+use super::file::Kind;
 use super::find::Found;
+use super::kept::Kept;
+use super::metadata::{Metadata, Wanted};
 use super::workforce::Workforce;
 use super::{CLOUD_PLATFORM, Impersonation, LOGIN};
 use crate::error::{Error, ErrorKind, Result};
-use crate::google::{Endpoint, Google};
+use crate::google::Google;
 
 /// Credentials that give access tokens of these scopes: the found ones, or those of the account that
 /// is to be impersonated with them.
@@ -53,10 +55,12 @@ pub(super) fn own(
     quota: Option<&str>,
 ) -> Result<Credentials> {
     match found {
-        Found::File(file) => of_type(google, file, file.kind, &file.json, scopes, quota)
-            .map_err(|e| unfit(found, &e)),
+        Found::File(file) => {
+            of_type(google, file.kind, &file.json, scopes, quota).map_err(|e| unfit(found, &e))
+        }
         Found::Metadata(endpoint) => {
-            from_metadata(google, endpoint, scopes, quota).map_err(|e| unfit(found, &e))
+            let way = Metadata::new(google, endpoint, Wanted::Access(scopes.to_vec()));
+            Ok(Kept::new(way, quota, &google.settings().universe).into())
         }
     }
 }
@@ -64,7 +68,6 @@ pub(super) fn own(
 /// As [`own`], of the JSON inside a file.
 pub(super) fn of_type(
     google: &Google,
-    file: &CredentialFile,
     kind: Kind,
     json: &Value,
     scopes: &[String],
@@ -94,7 +97,9 @@ pub(super) fn of_type(
             built!(external_account::Builder::new(json.clone()).with_scopes(scopes))
         }
         Kind::ExternalAccountAuthorizedUser => {
-            Ok(Workforce::new(google, file, json, scopes, quota).into())
+            let quota = quota.or_else(|| json["quota_project_id"].as_str());
+            let universe = &google.settings().universe;
+            Ok(Kept::new(Workforce::new(google, json, scopes), quota, universe).into())
         }
         Kind::ImpersonatedServiceAccount => {
             let source = &json["source_credentials"];
@@ -103,7 +108,7 @@ pub(super) fn of_type(
                 (Some(Kind::ExternalAccountAuthorizedUser), Some(target)) => {
                     let wide = [CLOUD_PLATFORM.to_owned()];
                     let inner = Kind::ExternalAccountAuthorizedUser;
-                    let source = of_type(google, file, inner, source, &wide, None)?;
+                    let source = of_type(google, inner, source, &wide, None)?;
                     built!(
                         impersonated::Builder::from_source_credentials(source)
                             .with_target_principal(target)
@@ -116,23 +121,6 @@ pub(super) fn of_type(
             }
         }
     }
-}
-
-fn from_metadata(
-    google: &Google,
-    endpoint: &Endpoint,
-    scopes: &[String],
-    quota: Option<&str>,
-) -> std::result::Result<Credentials, BuildError> {
-    let builder = mds::Builder::default()
-        .with_endpoint(endpoint.as_str())
-        .with_universe_domain(&google.settings().universe)
-        .with_scopes(scopes);
-    match quota {
-        Some(project) => builder.with_quota_project_id(project),
-        None => builder,
-    }
-    .build()
 }
 
 /// The account that a file impersonates, by the address of the service that does it.

@@ -52,6 +52,22 @@ impl Kind {
         }
     }
 
+    /// Texts that the type cannot do without.
+    fn needs(self) -> &'static [&'static str] {
+        match self {
+            Self::ServiceAccount => &[
+                "client_email",
+                "private_key_id",
+                "private_key",
+                "project_id",
+            ],
+            Self::AuthorizedUser => &["client_id", "client_secret", "refresh_token"],
+            Self::ImpersonatedServiceAccount => &["service_account_impersonation_url"],
+            Self::ExternalAccount => &["audience", "subject_token_type", "token_url"],
+            Self::ExternalAccountAuthorizedUser => &["client_id", "client_secret", "refresh_token"],
+        }
+    }
+
     /// The type of this content, if it is one of these.
     pub fn of(json: &Value) -> Option<Self> {
         let name = json["type"].as_str()?;
@@ -101,9 +117,12 @@ pub(super) fn parse(path: &Path, text: &str, settings: &GoogleSettings) -> Resul
     register(&json);
     let kind = kind(&json).map_err(&bad)?;
     check(&json, settings).map_err(&bad)?;
+    complete(kind, &json).map_err(&bad)?;
     if kind == Kind::ImpersonatedServiceAccount {
-        let source = self::kind(&json["source_credentials"])
-            .map_err(|what| bad(format!("has `source_credentials` whose JSON {what}")))?;
+        let inner = &json["source_credentials"];
+        let in_source = |what: String| bad(format!("has `source_credentials` whose JSON {what}"));
+        let source = self::kind(inner).map_err(in_source)?;
+        complete(source, inner).map_err(in_source)?;
         if source == Kind::ImpersonatedServiceAccount {
             return Err(bad(
                 "impersonates from an impersonated account: write those in between into `delegates`"
@@ -129,6 +148,14 @@ pub(super) fn parse(path: &Path, text: &str, settings: &GoogleSettings) -> Resul
         kind,
         json,
     })
+}
+
+fn complete(kind: Kind, json: &Value) -> Result<(), String> {
+    let there = |key: &str| json[key].as_str().is_some_and(|t| !t.is_empty());
+    match kind.needs().iter().find(|key| !there(key)) {
+        Some(key) => Err(format!("is of type `{kind}` and has no `{key}`")),
+        None => Ok(()),
+    }
 }
 
 fn kind(json: &Value) -> Result<Kind, String> {

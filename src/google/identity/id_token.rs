@@ -2,15 +2,15 @@
 
 use google_cloud_auth::build_errors::Error as BuildError;
 use google_cloud_auth::credentials::Credentials;
-use google_cloud_auth::credentials::idtoken::{
-    IDTokenCredentials, impersonated, mds, service_account,
-};
+use google_cloud_auth::credentials::idtoken::{IDTokenCredentials, impersonated, service_account};
 use serde_json::Value;
 
 use super::CLOUD_PLATFORM;
 use super::access::{self, unfit};
 use super::file::{CredentialFile, Kind};
 use super::find::Found;
+use super::kept::Kept;
+use super::metadata::{Metadata, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::Google;
 
@@ -31,11 +31,10 @@ pub(super) fn credentials(
         return as_account(audience, &account.target, names, source).map_err(|e| unfit(found, &e));
     }
     match found {
-        Found::Metadata(endpoint) => mds::Builder::new(audience)
-            .with_endpoint(endpoint.as_str())
-            .with_format(mds::Format::Full)
-            .build()
-            .map_err(|e| unfit(found, &e)),
+        Found::Metadata(endpoint) => {
+            let way = Metadata::new(google, endpoint, Wanted::Id(audience.to_owned()));
+            Ok(Kept::new(way, None, &google.settings().universe).into())
+        }
         Found::File(file) => from_file(google, found, file, audience, &wide),
     }
 }
@@ -56,8 +55,7 @@ fn from_file(
             Kind::of(source)
                 .ok_or_else(|| none(found))
                 .and_then(|kind| {
-                    access::of_type(google, file, kind, source, wide, None)
-                        .map_err(|e| unfit(found, &e))
+                    access::of_type(google, kind, source, wide, None).map_err(|e| unfit(found, &e))
                 })
                 .map(|source| {
                     let names = access::texts(&file.json["delegates"]);
@@ -70,7 +68,7 @@ fn from_file(
             if let Value::Object(fields) = &mut federated {
                 fields.remove("service_account_impersonation_url");
             }
-            access::of_type(google, file, file.kind, &federated, wide, None)
+            access::of_type(google, file.kind, &federated, wide, None)
                 .and_then(|source| as_account(audience, account, Vec::new(), source))
         }
         _ => return Err(none(found)),

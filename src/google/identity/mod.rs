@@ -9,13 +9,15 @@ mod access;
 mod file;
 mod find;
 mod id_token;
+mod kept;
+mod metadata;
 mod refusal;
 mod who;
 mod workforce;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use google_cloud_auth::credentials::idtoken::IDTokenCredentials;
 use google_cloud_auth::credentials::{CacheableResource, Credentials};
@@ -77,7 +79,7 @@ impl Impersonation {
 /// The credentials, once found, and what was made of them.
 #[derive(Default)]
 pub(super) struct Identity {
-    found: Mutex<Option<Arc<Found>>>,
+    found: Mutex<Option<(Arc<Found>, Instant)>>,
     /// By the scopes asked for.
     access: Mutex<HashMap<Vec<String>, Credentials>>,
     /// By the audience.
@@ -99,13 +101,13 @@ impl Identity {
                 }
             }
         };
-        let answer = in_time(
-            "an access token",
-            &found,
-            google,
-            credentials.headers(Extensions::new()),
-        )
-        .await?;
+        let asked = credentials.headers(Extensions::new());
+        let answer = in_time("an access token", &found, google, asked).await;
+        if answer.as_ref().is_err_and(Error::is_transient) {
+            // The crate keeps a failure for ten seconds; whoever asks again means it.
+            self.access.lock().await.remove(scopes);
+        }
+        let answer = answer?;
         match answer {
             CacheableResource::New { mut data, .. } => {
                 for (name, value) in &mut data {
@@ -161,18 +163,26 @@ impl Identity {
         who::who(google, &found, token.expose_secret()).await
     }
 
-    /// Drops all tokens, and what was found: the file may have changed.
-    pub async fn forget(&self) {
-        *self.found.lock().await = None;
-        self.access.lock().await.clear();
-        self.id.lock().await.clear();
+    /// Drops all tokens, and what was found: the file may have changed. Not what was made after
+    /// `refused`, when the request went out that showed an old token.
+    pub async fn forget(&self, refused: Instant) {
+        let mut slot = self.found.lock().await;
+        if slot.as_ref().is_some_and(|(_, at)| *at <= refused) {
+            *slot = None;
+            self.access.lock().await.clear();
+            self.id.lock().await.clear();
+        }
     }
 
     async fn found(&self, google: &Google) -> Result<Arc<Found>> {
         let mut slot = self.found.lock().await;
         match &*slot {
-            Some(found) => Ok(found.clone()),
-            None => Ok(slot.insert(Arc::new(find::find(google).await?)).clone()),
+            Some((found, _)) => Ok(found.clone()),
+            None => {
+                let found = Arc::new(find::find(google).await?);
+                *slot = Some((found.clone(), google.clock().instant()));
+                Ok(found)
+            }
         }
     }
 }

@@ -26,6 +26,11 @@ struct Said {
 pub(super) fn explain(what: &str, found: &Found, google: &Google, e: &CredentialsError) -> Error {
     let said = Said::of(e);
     let transient = e.is_transient();
+    let mut said = said;
+    if found.kind() == Some(Kind::ServiceAccount) && said.status.is_none() && !transient {
+        // Nobody was asked: it is signed here.
+        said.words = "its `private_key` cannot be signed with".to_owned();
+    }
     let mut text = format!("could not get {what} for Google with {found}");
     let target = google
         .settings()
@@ -102,10 +107,12 @@ impl Said {
             words.push(inner.to_string());
             cause = inner.source();
         }
-        // The crate puts an answer's body into its message; the JSON in it is what the service said.
+        // The crate puts an answer's body into its messages; the JSON in it is what the service said.
         let body = words.iter().find_map(|w| {
-            let (_, rest) = w.split_once("body=<")?;
-            serde_json::from_str::<Value>(rest.get(..rest.rfind('>')?)?).ok()
+            let json = &w[w.find('{')?..];
+            let mut values = serde_json::Deserializer::from_str(json).into_iter::<Value>();
+            let body = values.next()?.ok()?;
+            body.get("error").is_some().then_some(body)
         });
         match body {
             Some(body) => said.read(&body),

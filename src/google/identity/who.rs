@@ -12,6 +12,7 @@ use super::access;
 use super::file::CredentialFile;
 use super::find::{self, Found};
 use crate::error::Result;
+use crate::google::read::small_text;
 use crate::google::{Endpoint, Google};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -99,7 +100,7 @@ pub(in crate::google) fn account(google: &Google) -> Option<String> {
 }
 
 /// What a token that is a JWT says of itself.
-fn claims(token: &str) -> Option<Value> {
+pub(super) fn claims(token: &str) -> Option<Value> {
     let mut parts = token.split('.');
     let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
@@ -111,7 +112,7 @@ async fn token_info(google: &Google, token: &str) -> Option<Value> {
     let body: String = url::form_urlencoded::Serializer::new(String::new())
         .append_pair("access_token", token)
         .finish();
-    let answer = google
+    let sent = google
         .remote()
         .post(endpoint.url(&["tokeninfo"], &[]))
         .header(
@@ -121,10 +122,8 @@ async fn token_info(google: &Google, token: &str) -> Option<Value> {
         .timeout(PATIENCE)
         .body(body)
         .send()
-        .await
-        .ok()?;
-    let answer = answer.error_for_status().ok()?;
-    serde_json::from_slice(&answer.bytes().await.ok()?).ok()
+        .await;
+    serde_json::from_str(&small_text(sent).await?).ok()
 }
 
 async fn email(google: &Google, metadata: &Endpoint) -> Option<String> {
@@ -136,15 +135,13 @@ async fn email(google: &Google, metadata: &Endpoint) -> Option<String> {
         "default",
         "email",
     ];
-    let answer = google
+    let sent = google
         .http(metadata)
         .get(metadata.url(&path, &[]))
         .header("Metadata-Flavor", "Google")
         .timeout(PATIENCE)
         .send()
-        .await
-        .ok()?;
-    let answer = answer.error_for_status().ok()?;
-    let text = answer.text().await.ok()?.trim().to_owned();
+        .await;
+    let text = small_text(sent).await?.trim().to_owned();
     (text.contains('@') && text.len() < 300).then_some(text)
 }

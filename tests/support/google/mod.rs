@@ -261,7 +261,17 @@ impl Google {
 
     /// Another host, `https` as the rest, for everybody.
     pub fn site(&self, host: &str, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) {
-        self.add_site(host, Vec::new(), handler);
+        self.add_site(host, Vec::new(), &[], handler);
+    }
+
+    /// Another API of Google's, for access tokens with one of these scopes.
+    pub fn api(
+        &self,
+        host: &str,
+        scopes: &[&str],
+        handler: impl Fn(&Call) -> Answer + Send + Sync + 'static,
+    ) {
+        self.add_site(host, Vec::new(), scopes, handler);
     }
 
     /// A service of Cloud Run, which lets in those who hold [`Role::Invoker`] on it and show an ID
@@ -274,18 +284,20 @@ impl Google {
     ) {
         let mut all = vec![format!("https://{host}")];
         all.extend(audiences.iter().map(|a| (*a).to_owned()));
-        self.add_site(host, all, handler);
+        self.add_site(host, all, &[], handler);
     }
 
     fn add_site(
         &self,
         host: &str,
         audiences: Vec<String>,
+        scopes: &[&str],
         handler: impl Fn(&Call) -> Answer + Send + Sync + 'static,
     ) {
         let site = Site {
             handler: Arc::new(handler),
             audiences,
+            scopes: scopes.iter().map(|s| (*s).to_owned()).collect(),
         };
         self.world.state().sites.insert(host.to_owned(), site);
     }

@@ -27,6 +27,9 @@ pub struct Site {
     pub handler: Handler,
     /// Who may ask: those with an ID token for one of these audiences, as at Cloud Run. Empty: all.
     pub audiences: Vec<String>,
+    /// Scopes of which an access token must have one, as at an API of Google's. Empty: no token is
+    /// looked at.
+    pub scopes: Vec<String>,
 }
 
 /// The stand-in's memory.
@@ -180,6 +183,10 @@ impl World {
                 let site = site.ok_or_else(|| Answer::page(404, "no such host").wrong())?;
                 if !site.audiences.is_empty() {
                     self.state().admit(call, &site.audiences)?;
+                }
+                if !site.scopes.is_empty() {
+                    let scopes: Vec<&str> = site.scopes.iter().map(String::as_str).collect();
+                    self.state().authenticate(call, &scopes)?;
                 }
                 Ok((site.handler)(call))
             }
