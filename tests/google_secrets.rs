@@ -435,3 +435,24 @@ async fn a_secret_is_made_where_it_is_missing_and_that_is_wanted() {
     let added = setting.store.add(&reference, &value, true).await.unwrap();
     assert_eq!(added.version, 1);
 }
+
+#[tokio::test]
+async fn a_location_without_an_answer_may_be_none() {
+    let settings = GoogleSettings {
+        secret_manager: Some(Endpoint::parse("127.0.0.1:1", "secrets").unwrap()),
+        metadata: None,
+        ..Default::default()
+    };
+    let store = SecretManager::new(Google::new(settings, NotingClock::new()).unwrap());
+    let get = async |text: &str| store.get(&text.parse().unwrap()).await.unwrap_err();
+    let error = get("gcp://proj/europe-west/token").await;
+    assert_eq!(error.exit_code(), 75);
+    assert!(
+        error
+            .find_hint()
+            .unwrap()
+            .contains("see that `europe-west` is a location"),
+        "{error:?}"
+    );
+    assert_eq!(get("gcp://proj/token").await.find_hint(), None);
+}

@@ -2,7 +2,11 @@
 //! roles, checksums and locations, and into files. No value is ever shown.
 
 use crate::support::binary::{Bench, Ran};
-use crate::support::google::{Google, PROJECT, Role, SECRETS, VersionState};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::support::google::{Answer, Google, PROJECT, Role, SECRETS, VersionState};
 
 const TOKEN: &str = "projects/test-project/secrets/token";
 
@@ -28,6 +32,9 @@ fn refer(bench: &Bench, reference: &str) {
 /// Google, and a source whose keeper has these roles.
 async fn world(roles: &[Role]) -> (Google, Bench, String) {
     let google = Google::start().await;
+    google.site("shop.example", |_| {
+        Answer::json(&json!({"data": [{"id": 1}]}))
+    });
     let keeper = google.service_account("keeper");
     for role in roles {
         google.grant(&keeper, role.clone());
@@ -44,8 +51,7 @@ fn canary() -> String {
 /// Panics when the value, its random part or its base64 is in what the program said or left.
 #[track_caller]
 fn kept_quiet(bench: &Bench, ran: &Ran, value: &str) {
-    use base64::Engine as _;
-    let encoded = base64::engine::general_purpose::STANDARD.encode(value);
+    let encoded = STANDARD.encode(value);
     let mut texts = vec![ran.all()];
     for file in bench.files() {
         texts.push(String::from_utf8_lossy(&std::fs::read(file).unwrap()).into_owned());
@@ -432,13 +438,167 @@ async fn what_is_stored_is_what_a_run_reads() {
     let ran = bench
         .run(&["check", "--source", "shop", "--set", "account=a", "-vv"])
         .await
-        .says("✓ secrets and settings")
+        .exits(0)
         .complains("secrets/token/versions/1");
-    assert!(!ran.all().contains(&value[4..20]), "{ran}");
+    kept_quiet(&bench, &ran, &value);
+    let sent = &google.calls_to("shop.example")[0];
+    let pair = STANDARD.encode(format!("a:{value}"));
+    assert_eq!(
+        sent.header("authorization"),
+        Some(&*format!("Basic {pair}"))
+    );
     assert!(
         google
             .calls_to(SECRETS)
             .iter()
             .all(|c| c.who.as_ref().unwrap().name == keeper)
     );
+}
+
+/// Reads the source's secrets and a page of its API.
+const CHECK: [&str; 5] = ["check", "--source", "shop", "--set", "account=a"];
+
+/// As Google refuses with `google.rpc.ErrorInfo`.
+fn refusal(reason: &str) -> Answer {
+    let facts =
+        json!({"consumer": "projects/123456789012", "service": "secretmanager.googleapis.com"});
+    Answer::api(403, "in Google's words").because(reason, "googleapis.com", facts)
+}
+
+#[tokio::test]
+async fn each_refusal_is_one_message_with_what_to_do() {
+    let (google, bench, keeper) = world(&[]).await;
+    google.put_secret(PROJECT, "token", "canary-value-1");
+    google.put_secret(PROJECT, "token", "canary-value-2");
+    let binding =
+        format!("--member=serviceAccount:{keeper} --role=roles/secretmanager.secretAccessor");
+    refer(&bench, "gcp://test-project/token");
+    bench
+        .run(&CHECK)
+        .await
+        .exits(1)
+        .says(&format!(
+            "no permission to read secret `{TOKEN}/versions/latest`, or it does not exist (403 PERMISSION_DENIED: Permission"
+        ))
+        .says(&format!(
+            "grant `roles/secretmanager.secretAccessor` on it to `{keeper}`: gcloud secrets \
+             add-iam-policy-binding token --project=test-project {binding}"
+        ));
+    refer(&bench, "gcp://test-project/europe-west4/token");
+    bench.run(&CHECK).await.exits(1).says(&format!(
+        "add-iam-policy-binding token --project=test-project --location=europe-west4 {binding}"
+    ));
+
+    google.grant(&keeper, Role::SecretAccessor);
+    google.set_version(PROJECT, "token", 2, Disabled);
+    for (reference, says, hints) in [
+        (
+            "gcp://test-project/europe-west4/token",
+            "locations/europe-west4/secrets/token/versions/latest` does not exist",
+            "one of another location, or of none, is another secret",
+        ),
+        (
+            "gcp://test-project/other",
+            "secret `projects/test-project/secrets/other/versions/latest` does not exist",
+            "one of a location is `gcp://project/location/secret`",
+        ),
+        (
+            "gcp://test-project/token@7",
+            "token/versions/7` does not exist",
+            "gcloud secrets versions list token --project=test-project",
+        ),
+        (
+            "gcp://test-project/token@nice",
+            "token/versions/nice` does not exist",
+            "gcloud secrets versions list",
+        ),
+        (
+            "gcp://test-project/token",
+            "version `latest` of secret `projects/test-project/secrets/token` is disabled or destroyed",
+            "the version created last, even when it is disabled",
+        ),
+        (
+            "projects/test-project/secrets/token/versions/2",
+            "version `2` of secret",
+            "enable the version, or name another",
+        ),
+    ] {
+        refer(&bench, reference);
+        bench.run(&CHECK).await.exits(1).says(says).says(hints);
+    }
+
+    refer(&bench, "gcp://test-project/token@1");
+    let path = format!("/v1/{TOKEN}");
+    for (reason, says, hints) in [
+        (
+            "SERVICE_DISABLED",
+            "the Secret Manager API is not enabled in project `123456789012` (in Google's words)"
+                .to_owned(),
+            "gcloud services enable secretmanager.googleapis.com --project=123456789012".to_owned(),
+        ),
+        (
+            "BILLING_DISABLED",
+            "project `123456789012` has no billing account".to_owned(),
+            "gcloud billing projects link 123456789012".to_owned(),
+        ),
+        (
+            "USER_PROJECT_DENIED",
+            "the calls may not be charged to project `123456789012`".to_owned(),
+            format!(
+                "grant `roles/serviceusage.serviceUsageConsumer` on project `123456789012` to `{keeper}`"
+            ),
+        ),
+        (
+            "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+            "the access token's scopes leave Secret Manager out".to_owned(),
+            "`cloud-platform`".to_owned(),
+        ),
+    ] {
+        google.refuse(SECRETS, &path, refusal(reason));
+        let ran = bench.run(&CHECK).await.exits(1).says(&says).says(&hints);
+        assert!(!ran.all().contains("secretAccessor"), "{ran}");
+        // The list does not call it a missing permission.
+        google.refuse(SECRETS, &path, refusal(reason));
+        bench
+            .run(&["secrets", "list", "shop"])
+            .await
+            .exits(1)
+            .says("unknown")
+            .says(&says);
+    }
+    let ran = bench.run(&CHECK).await.exits(0);
+    assert!(!ran.all().contains("canary-value"), "{ran}");
+}
+
+#[tokio::test]
+async fn the_role_is_for_the_account_at_work() {
+    let google = Google::start().await;
+    let loader = google.service_account("loader");
+    let target = google.service_account("target");
+    let mut login: Value = google.user_file("ada@example.com");
+    let impersonated = google.impersonated_file(&login, &target, &[]);
+    google.grant("ada@example.com", Role::TokenCreator(target.clone()));
+    let unnamed = login.clone();
+    login["account"] = json!("ada@example.com");
+    for (file, says) in [
+        (&login, "to `ada@example.com`: ".to_owned()),
+        (&login, "--member=user:ada@example.com".to_owned()),
+        (&unnamed, "which `drawoff auth whoami` names".to_owned()),
+        (&impersonated, format!("--member=serviceAccount:{target}")),
+        (&google.key_file(&loader), format!("to `{loader}`")),
+    ] {
+        let bench = google.env(shop(), file);
+        bench.run(&CHECK).await.exits(1).says(&says);
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_busy_is_asked_again() {
+    let (google, bench, _) = world(&[Role::SecretAccessor]).await;
+    google.put_secret(PROJECT, "token", "canary-value-1");
+    google.fail(SECRETS, &format!("/v1/{TOKEN}"), 503, 1);
+    bench.run(&CHECK).await.exits(0);
+    let asked = google.calls_to(SECRETS);
+    let asked = asked.iter().filter(|c| c.path.contains("/token/"));
+    assert_eq!(asked.map(|c| c.status).collect::<Vec<_>>(), [503, 200]);
 }

@@ -235,8 +235,7 @@ impl GlobalArgs {
 /// Which source, and what its configuration says otherwise this time.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SourceOverrides {
-    /// Set a plain value of the source's configuration. Secrets never stand on the command
-    /// line: see the environment, below
+    /// Set a plain value of the source's configuration, never a secret
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Source")]
     pub set: Vec<String>,
     /// Send the source's requests here instead of the connector's `base_url`

@@ -20,6 +20,8 @@ pub enum What {
     Status(u16),
     /// It is answered later.
     Late(Duration),
+    /// It is answered with this.
+    Refused(Answer),
     /// What it asks is done, and it is answered with this status.
     Lost(u16),
 }
@@ -50,10 +52,12 @@ impl State {
                 continue;
             }
             fault.times -= 1;
-            match fault.what {
+            match &fault.what {
                 What::Lost(_) => {}
-                What::Late(time) => pause += time,
+                What::Late(time) => pause += *time,
+                What::Refused(answer) => return (pause, Some(answer.clone())),
                 What::Status(status) => {
+                    let status = *status;
                     let answer = match call.host.as_str() {
                         super::oauth::HOST | super::sts::HOST => {
                             let error = if status < 500 {
