@@ -31,6 +31,7 @@ mod oddities;
 mod paging;
 mod run;
 mod secrets;
+mod secrets_cli;
 mod serve;
 mod state;
 mod storage_write;

@@ -5,9 +5,11 @@ mod lease;
 mod open;
 mod places;
 mod run;
+mod secrets;
 
 pub use inspect::Preview;
 pub use run::RunOptions;
+pub use secrets::{NewSecret, SecretRow, SecretTarget, SetOptions};
 
 use std::sync::Arc;
 
@@ -25,6 +27,7 @@ pub struct App {
     clock: SharedClock,
     google: Google,
     secrets: Secrets,
+    manager: Arc<SecretManager>,
     environment: Environment,
 }
 
@@ -48,7 +51,8 @@ impl App {
         Ok(Self {
             settings,
             clock,
-            secrets: Secrets::new(environment.clone(), Some(manager)),
+            secrets: Secrets::new(environment.clone(), Some(manager.clone())),
+            manager,
             environment,
             google,
         })

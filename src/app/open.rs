@@ -22,7 +22,7 @@ use crate::source::Endpoint;
 use crate::telemetry::Meter;
 
 /// The connector whose API runs in this process.
-const DEMO: &str = "demo";
+pub(super) const DEMO: &str = "demo";
 
 /// A source, ready to be read.
 pub struct OpenSource {

@@ -14,9 +14,10 @@ use super::connectors::ConnectorsCommand;
 use super::preview::PreviewFormat;
 use super::progress::Progress;
 use super::run::RunArgs;
+use super::secrets::{self, SecretsCommand};
 use super::style::Paint;
 use super::{check, connectors, lint, preview, report, schema, summary};
-use crate::app::{App, RunOptions};
+use crate::app::{App, RunOptions, SecretRow};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Environment;
 use crate::connector::Connector;
@@ -106,6 +107,29 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
                 }
                 AuthCommand::PrintIdentityToken(args) => {
                     print_secret(&google.id_token(&args.audience).await?)
+                }
+            }
+        }
+        Some(Command::Secrets(command)) => {
+            let overrides = SourceOverrides {
+                project: command.project().map(str::to_owned),
+                ..SourceOverrides::default()
+            };
+            let app = app(overrides.settings(global, None, None))?;
+            match command {
+                SecretsCommand::Set(args) => {
+                    let target = app.secret_target(&args.source, &args.key)?;
+                    let given = secrets::ask(&target)?;
+                    let new = app
+                        .set_secret(&target, &given.value, args.options())
+                        .await?;
+                    print(&secrets::said(&target, given.trimmed, &new, out))?;
+                    secrets::disabled(new).map(|()| 0)
+                }
+                SecretsCommand::List(args) => {
+                    let rows = app.list_secrets(&args.source).await?;
+                    print(&secrets::list(&args.source, &rows, out))?;
+                    Ok(SecretRow::exit_code_of(&rows))
                 }
             }
         }

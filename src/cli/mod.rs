@@ -13,6 +13,7 @@ pub mod progress;
 pub mod report;
 pub mod run;
 pub mod schema;
+pub mod secrets;
 pub mod serve;
 pub mod style;
 pub mod summary;

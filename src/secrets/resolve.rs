@@ -8,7 +8,7 @@ use futures::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::local::{LocalSecrets, accept};
-use super::{SecretRef, SecretStore};
+use super::{SecretRef, SecretStore, SecretWriter, Stored};
 use crate::config::{Environment, source_variable};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -16,12 +16,17 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone)]
 pub struct Secrets {
     local: LocalSecrets,
-    google: Option<Arc<dyn SecretStore>>,
+    google: Option<Arc<dyn Vault>>,
 }
 
+/// A store that takes new values, too.
+pub trait Vault: SecretStore + SecretWriter {}
+
+impl<T: SecretStore + SecretWriter> Vault for T {}
+
 impl Secrets {
-    /// `google` reads `gcp://` references.
-    pub fn new(environment: Environment, google: Option<Arc<dyn SecretStore>>) -> Self {
+    /// `google` has what `gcp://` references mean.
+    pub fn new(environment: Environment, google: Option<Arc<dyn Vault>>) -> Self {
         Self {
             local: LocalSecrets::new(environment),
             google,
@@ -37,16 +42,29 @@ impl SecretStore for Secrets {
                 let value = google.get(reference).await?;
                 accept(reference, value.expose_secret().to_owned())
             }
-            (SecretRef::Gcp { .. }, None) => Err(Error::new(
-                ErrorKind::Auth,
-                format!("`{reference}` is in Secret Manager, and there are no Google credentials"),
-            )
-            .hint(
-                "run `gcloud auth application-default login`, or give the secret as `env://NAME`",
-            )),
+            (SecretRef::Gcp { .. }, None) => Err(no_google(reference)),
             _ => self.local.get(reference).await,
         }
     }
+}
+
+#[async_trait]
+impl SecretWriter for Secrets {
+    async fn put(&self, reference: &SecretRef, value: &SecretString) -> Result<Stored> {
+        match (reference, &self.google) {
+            (SecretRef::Gcp { .. }, Some(google)) => google.put(reference, value).await,
+            (SecretRef::Gcp { .. }, None) => Err(no_google(reference)),
+            _ => self.local.put(reference, value).await,
+        }
+    }
+}
+
+fn no_google(reference: &SecretRef) -> Error {
+    Error::new(
+        ErrorKind::Auth,
+        format!("`{reference}` is in Secret Manager, and there are no Google credentials"),
+    )
+    .hint("run `gcloud auth application-default login`, or give the secret as `env://NAME`")
 }
 
 /// Where one secret of a source is looked for.
@@ -165,21 +183,21 @@ fn report(source: &str, missing: &[(&str, &SecretLookup, Vec<Error>)]) -> Error 
             .find_map(|e| e.find_hint())
             .unwrap_or("check the reference in `drawoff.yaml`")
             .to_owned(),
-        (_, [(key, lookup, _), ..]) => match lookup.places.as_slice() {
+        (_, [(key, lookup, errors), ..]) => match lookup.places.as_slice() {
             [SecretRef::Env(name)] => {
                 format!(
                     "set `{name}`, or say where it is: `sources: {{{source}: {{secrets: {{{key}: gcp://project/secret}}}}}}`"
                 )
             }
-            [
-                SecretRef::Env(name),
-                SecretRef::Gcp {
-                    project, secret, ..
-                },
-                ..,
-            ] => format!(
-                "set `{name}`, or create it: `printf %s VALUE | gcloud secrets create {secret} --project={project} --data-file=-`"
-            ),
+            [SecretRef::Env(name), ..] => match errors.last().and_then(Error::find_hint) {
+                // Google's, which says what to grant or create.
+                Some(hint) if errors.len() == lookup.places.len() => {
+                    format!("set `{name}`, or {hint}")
+                }
+                _ => format!(
+                    "set `{name}`, or store it: `drawoff secrets set {source} {key} --create`"
+                ),
+            },
             _ => "check the reference in `drawoff.yaml`".to_owned(),
         },
         (_, []) => String::new(),
@@ -214,6 +232,16 @@ mod tests {
                     format!("`{reference}` does not exist, or may not be read"),
                 )),
             }
+        }
+    }
+
+    #[async_trait]
+    impl SecretWriter for Google {
+        async fn put(&self, reference: &SecretRef, _: &SecretString) -> Result<Stored> {
+            Ok(Stored {
+                place: format!("Google's {reference}"),
+                version: Some(2),
+            })
         }
     }
 
@@ -272,7 +300,7 @@ mod tests {
         assert!(
             e.find_hint()
                 .unwrap()
-                .contains("gcloud secrets create id --project=p"),
+                .contains("drawoff secrets set acme-x id --create"),
             "{e:?}"
         );
     }
@@ -311,6 +339,20 @@ mod tests {
         let env = secrets(&[("DRAWOFF_ACME_X_TOKEN", "canary\nline")]);
         let e = resolve("acme-x", &lookups, &env).await.unwrap_err();
         assert!(e.to_string().contains("control characters"), "{e}");
+    }
+
+    #[tokio::test]
+    async fn each_place_takes_its_own_new_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let value = SecretString::from("canary-new-1".to_owned());
+        let secrets = secrets(&[]);
+        let put = async |text: &str| secrets.put(&text.parse().unwrap(), &value).await;
+        let stored = put("gcp://p/t").await.unwrap();
+        assert_eq!(stored.to_string(), "Google's gcp://p/t@latest/versions/2");
+        put(&format!("file://{}", path.display())).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "canary-new-1");
+        assert!(put("env://T").await.is_err());
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //! nothing but what the test says.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -135,8 +135,25 @@ impl Bench {
         self.spawn(args).end().await
     }
 
+    /// Runs the program to its end, with this on standard input.
+    pub async fn feed(&self, args: &[&str], input: &str) -> Ran {
+        let mut running = self.spawn_with(args, Stdio::piped());
+        let mut stdin = running.child.as_mut().unwrap().stdin.take().unwrap();
+        let input = input.to_owned();
+        let fed = tokio::task::spawn_blocking(move || {
+            // A program that has no use for it may have closed it.
+            let _ = stdin.write_all(input.as_bytes());
+        });
+        fed.await.unwrap();
+        running.end().await
+    }
+
     /// Starts the program.
     pub fn spawn(&self, args: &[&str]) -> Running {
+        self.spawn_with(args, Stdio::null())
+    }
+
+    fn spawn_with(&self, args: &[&str], input: Stdio) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_drawoff"));
         command
             .args(args)
@@ -147,7 +164,7 @@ impl Bench {
             .env("DRAWOFF_CONNECTORS", self.path("connectors"))
             .env("DRAWOFF_LOG_FORMAT", "text")
             .envs(&self.environment)
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Running {
