@@ -120,7 +120,7 @@ fn short_help_is_short_and_grouped() {
         !text.contains("Exit codes:") && !text.contains("[env:"),
         "{text}"
     );
-    assert!(text.lines().count() <= 50, "{text}");
+    assert!(text.lines().count() <= 60, "{text}");
     assert!(!text.contains("SourceOverrides"), "{text}");
 }
 
