@@ -1,12 +1,16 @@
 //! The one module that knows every implementation, and wires them: sources, destinations, secrets.
 
+mod credentials;
 mod inspect;
 mod lease;
+mod login;
 mod open;
 mod places;
 mod run;
+mod vault;
 
 pub use inspect::Preview;
+pub use login::{LoginOptions, LoginShown};
 pub use run::RunOptions;
 
 use std::sync::Arc;
@@ -54,6 +58,6 @@ impl App {
 
     async fn open(&self, source: &str) -> Result<open::OpenSource> {
         let config = self.settings.source(source)?;
-        open::OpenSource::open(config, &self.secrets, self.clock.clone()).await
+        open::OpenSource::open(config, self).await
     }
 }

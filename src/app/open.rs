@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::auth::{self, AuthConfig, Credential};
-use crate::clock::SharedClock;
-use crate::connector::template::{ConfigValue, Scope, Template};
-use crate::connector::{self, Auth, Connector, Stream};
+use super::App;
+use super::credentials::Lowering;
+use super::vault::TokenVault;
+use crate::auth;
+use crate::connector::template::{ConfigValue, Scope};
+use crate::connector::{Connector, Stream};
 use crate::demo::{self, DemoApi};
 use crate::error::{Error, Result};
 use crate::http::{CallContext, HttpClient, HttpOptions, Sign};
-use crate::secrets::SecretStore;
-use crate::settings::SourceConfig;
+use crate::settings::{SourceConfig, Values};
 use crate::source::Endpoint;
 use crate::telemetry::Meter;
 
@@ -31,6 +31,7 @@ pub struct OpenSource {
     pub connector: Connector,
     client: Arc<HttpClient>,
     signers: Vec<Arc<dyn Sign>>,
+    vaults: Vec<Arc<TokenVault>>,
     scope: Scope,
     _demo: Option<DemoApi>,
 }
@@ -40,48 +41,53 @@ impl OpenSource {
     ///
     /// # Errors
     /// Secrets that are missing; a base URL or credentials that cannot be used.
-    pub async fn open(
-        config: SourceConfig,
-        store: &dyn SecretStore,
-        clock: SharedClock,
-    ) -> Result<Self> {
+    pub async fn open(config: SourceConfig, app: &App) -> Result<Self> {
+        let clock = app.clock.clone();
         let (values, demo) = if config.connector.name == DEMO && config.base_url.is_none() {
-            let api = DemoApi::start(clock.clone())?;
-            (demo_values(&config, &api), Some(api))
+            let api = DemoApi::start(clock)?;
+            let config = demo_values(&config, &api);
+            let places = BTreeMap::new();
+            (Values { config, places }, Some(api))
         } else {
-            (config.values(store).await?, None)
+            (config.values(&app.secrets).await?, None)
         };
         let scope = Scope {
-            config: values,
+            config: values.config,
             ..Scope::default()
         };
-        let mut options = HttpOptions::new(clock);
-        options.ca_file = config.ca_file;
-        options.allow_private_network = config.allow_private_network;
-        options
-            .rate_limits
-            .clone_from(&config.connector.rate_limits);
-        options.concurrency = config.connector.concurrency;
-        for stream in &config.connector.streams {
-            options.origins.allow_url(&base_url(stream, &scope)?)?;
+        let options = http_options(&config, &scope, app)?;
+        let mut lowering = Lowering {
+            app,
+            config: &config,
+            scope: &scope,
+            places: &values.places,
+            vaults: Vec::new(),
+        };
+        let mut signers = Vec::new();
+        for index in 0..config.connector.auths.len() {
+            signers.push(auth::build(lowering.auth(index)?, &options)?);
         }
-        for host in &config.connector.allowed_hosts {
-            options.origins.allow_host(host)?;
-        }
-        let signers = config
-            .connector
-            .auths
-            .iter()
-            .map(|a| auth::build(lower(a, &scope, &config.name)?, &options))
-            .collect::<Result<_>>()?;
+        let vaults = lowering.vaults;
         Ok(Self {
             name: config.name,
             connector: config.connector,
             client: Arc::new(HttpClient::new(options)?),
             signers,
+            vaults,
             scope,
             _demo: demo,
         })
+    }
+
+    /// Stores new refresh tokens that could not be stored when they came.
+    ///
+    /// # Errors
+    /// One still cannot be: the next run will need a new login.
+    pub async fn settle(&self) -> Result<()> {
+        for vault in &self.vaults {
+            vault.settle().await?;
+        }
+        Ok(())
     }
 
     /// The stream of that name.
@@ -159,7 +165,29 @@ pub struct Call {
     pub meter: Arc<Meter>,
 }
 
-fn base_url(stream: &Stream, scope: &Scope) -> Result<Url> {
+/// How the source's requests are sent.
+///
+/// # Errors
+/// A base URL or a host that cannot be used.
+pub(super) fn http_options(config: &SourceConfig, scope: &Scope, app: &App) -> Result<HttpOptions> {
+    let mut options = HttpOptions::new(app.clock.clone());
+    options.ca_file.clone_from(&config.ca_file);
+    options.allow_private_network = config.allow_private_network;
+    options
+        .rate_limits
+        .clone_from(&config.connector.rate_limits);
+    options.concurrency = config.connector.concurrency;
+    for stream in &config.connector.streams {
+        options.origins.allow_url(&base_url(stream, scope)?)?;
+    }
+    for host in &config.connector.allowed_hosts {
+        options.origins.allow_host(host)?;
+    }
+    Ok(options)
+}
+
+/// A stream's base URL.
+pub(super) fn base_url(stream: &Stream, scope: &Scope) -> Result<Url> {
     let text = stream.base_url.render(scope)?;
     Url::parse(&text).map_err(|e| {
         Error::config(format!(
@@ -191,86 +219,4 @@ fn demo_values(config: &SourceConfig, api: &DemoApi) -> Arc<BTreeMap<String, Con
         values.insert(key.to_owned(), ConfigValue::Secret(value.to_owned().into()));
     }
     Arc::new(values)
-}
-
-/// The connector's credentials with this source's values in them.
-fn lower(declared: &Auth, scope: &Scope, source: &str) -> Result<AuthConfig> {
-    let credential = |template: &Template| -> Result<Credential> {
-        Ok(Credential::new(
-            template.render(scope)?,
-            provenance(template, scope, source),
-        ))
-    };
-    Ok(match declared {
-        Auth::None => AuthConfig::None,
-        Auth::Basic { username, password } => AuthConfig::Basic {
-            username: credential(username)?,
-            password: credential(password)?,
-        },
-        Auth::Bearer { token } => AuthConfig::Bearer {
-            token: credential(token)?,
-        },
-        Auth::ApiKey { place, value } => match place {
-            connector::KeyPlace::Header(name) => AuthConfig::HeaderKey {
-                name: name.clone(),
-                value: credential(value)?,
-            },
-            connector::KeyPlace::Query(name) => AuthConfig::QueryKey {
-                name: name.clone(),
-                value: credential(value)?,
-            },
-        },
-        Auth::ClientCredentials(grant) => {
-            let text = grant.token_url.render(scope)?;
-            let token_url = Url::parse(&text).map_err(|e| {
-                Error::config(format!("the token URL of source `{source}` is not a URL"))
-                    .source(e)
-                    .hint("write it with its scheme: `https://login.example.com/oauth/token`")
-            })?;
-            let texts = |map: &BTreeMap<String, Template>| -> Result<BTreeMap<String, String>> {
-                map.iter()
-                    .map(|(k, t)| Ok((k.clone(), t.render(scope)?)))
-                    .collect()
-            };
-            AuthConfig::ClientCredentials(Box::new(auth::ClientCredentials {
-                token_url,
-                client_id: credential(&grant.client_id)?,
-                client_secret: credential(&grant.client_secret)?,
-                scopes: grant
-                    .scopes
-                    .iter()
-                    .map(|s| s.render(scope))
-                    .collect::<Result<_>>()?,
-                client_auth: match grant.client_auth {
-                    connector::ClientAuth::Basic => auth::ClientAuth::Basic,
-                    connector::ClientAuth::BasicRaw => auth::ClientAuth::BasicRaw,
-                    connector::ClientAuth::Post => auth::ClientAuth::Post,
-                },
-                body: match grant.body {
-                    connector::TokenBody::Form => auth::TokenBody::Form,
-                    connector::TokenBody::Json => auth::TokenBody::Json,
-                },
-                params: texts(&grant.params)?,
-                headers: texts(&grant.headers)?,
-                default_ttl: grant.default_ttl,
-            }))
-        }
-    })
-}
-
-/// Where a credential's value came from, in words.
-fn provenance(template: &Template, scope: &Scope, source: &str) -> String {
-    let keys = template.config_keys();
-    let secret = |k: &&String| matches!(scope.config.get(*k), Some(ConfigValue::Secret(s)) if !s.expose_secret().is_empty());
-    let secrets: Vec<String> = keys
-        .iter()
-        .filter(secret)
-        .map(|k| format!("`{k}`"))
-        .collect();
-    match (secrets.len(), keys.first()) {
-        (0, Some(key)) => format!("config key `{key}` of source `{source}`"),
-        (0, None) => format!("the connector of source `{source}`"),
-        (1, _) => format!("secret {} of source `{source}`", secrets[0]),
-        (_, _) => format!("secrets {} of source `{source}`", secrets.join(" and ")),
-    }
 }

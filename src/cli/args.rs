@@ -14,7 +14,7 @@ use clap::{
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::Targets;
 
-use super::{check, connectors, lint, preview, run, schema};
+use super::{auth, check, connectors, lint, preview, run, schema};
 use crate::config::{self, Environment};
 use crate::settings::Overrides;
 use crate::telemetry::log;
@@ -38,6 +38,7 @@ Examples:
   drawoff --source acme --since 2024-01-01           load again from that day on
   drawoff check --source acme                        are credentials and permissions right?
   drawoff preview --source acme --stream tickets     look at rows, store nothing
+  drawoff auth login --source acme                   log in in a browser, for APIs that want that
   drawoff lint connectors/acme.yaml                  is the connector well written?
 
 Destinations:
@@ -94,6 +95,9 @@ pub enum Command {
     /// Show the connectors there are, or what one of them declares
     #[command(subcommand)]
     Connectors(connectors::ConnectorsCommand),
+    /// Log in to a source's API in a browser, once, or out of it again
+    #[command(subcommand)]
+    Auth(auth::AuthCommand),
     /// Try credentials, endpoints and the destination's permissions; store nothing
     Check(check::CheckArgs),
     /// Show the first rows of a stream; store nothing

@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{self, Cli, Command, GlobalArgs, SourceOverrides, Surroundings};
+use super::auth::AuthCommand;
 use super::connectors::ConnectorsCommand;
 use super::preview::PreviewFormat;
 use super::progress::Progress;
 use super::run::RunArgs;
 use super::style::Paint;
-use super::{check, connectors, lint, preview, report, schema, summary};
-use crate::app::{App, RunOptions};
+use super::{auth, check, connectors, lint, preview, report, schema, summary};
+use crate::app::{App, LoginShown, RunOptions};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Environment;
 use crate::connector::Connector;
@@ -84,6 +85,7 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
                 }
             })
         }
+        Some(Command::Auth(command)) => authenticate(command, global, out).await,
         Some(Command::Check(args)) => {
             let app = app(args
                 .overrides
@@ -166,6 +168,39 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
     let report = outcome?;
     print(&summary::render(&report, out))?;
     Ok(report.exit_code())
+}
+
+async fn authenticate(command: &AuthCommand, global: &GlobalArgs, out: Paint) -> Result<u8> {
+    let args = match command {
+        AuthCommand::Login(args) => args,
+        AuthCommand::Logout(args) => {
+            let app = app(args
+                .overrides
+                .settings(global, args.destination.as_deref(), None))?;
+            let done = app.logout(&args.source, args.stream.as_deref()).await?;
+            return print(&auth::logged_out(&done, out));
+        }
+    };
+    let app = app(args
+        .overrides
+        .settings(global, args.destination.as_deref(), None))?;
+    let cancel = CancellationToken::new();
+    let mut signals = signals()
+        .map_err(|e| Error::new(ErrorKind::Bug, "could not listen for signals").source(e))?;
+    let stop = cancel.clone();
+    let watch = tokio::spawn(async move {
+        signals.recv().await;
+        stop.cancel();
+        // A second one does not wait for anything.
+        signals.recv().await;
+        std::process::exit(75);
+    });
+    let show = |shown: LoginShown<'_>| auth::show(shown, args.no_browser);
+    let place = app
+        .login(&args.options(), show, auth::pasted(args.no_browser), cancel)
+        .await;
+    watch.abort();
+    print(&auth::logged_in(&args.source, &place?, out))
 }
 
 /// Asks the run to stop at its deadline, or at the first SIGINT or SIGTERM. A second one, or a run

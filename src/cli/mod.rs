@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else (progress, log lines, errors) to standard error.
 
 pub mod args;
+pub mod auth;
 pub mod check;
 pub mod connectors;
 mod dispatch;

@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{SecretRef, SecretStore};
+use super::{SecretRef, SecretStore, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::{Call, Endpoint, Failure, Google, RetryPolicy};
 use crate::telemetry::redact;
@@ -32,7 +32,7 @@ impl SecretManager {
         }
     }
 
-    async fn access(&self, name: &Name<'_>) -> Result<SecretString> {
+    async fn access(&self, name: &Name<'_>) -> Result<Version> {
         let endpoint = match (&self.google.settings().secret_manager, name.location) {
             (Some(elsewhere), _) => elsewhere.clone(),
             (None, None) => Endpoint::google("secretmanager.googleapis.com"),
@@ -61,25 +61,22 @@ impl SecretManager {
             })
             .await
             .map_err(|failure| explain(name, failure))?;
-        payload(name, &answer)
+        let number = answered_name(name, &answer)
+            .rsplit('/')
+            .next()
+            .filter(|number| number.bytes().all(|b| b.is_ascii_digit()))
+            .map(str::to_owned);
+        Ok(Version {
+            value: payload(name, &answer)?,
+            number,
+        })
     }
 }
 
 #[async_trait]
 impl SecretStore for SecretManager {
     async fn get(&self, reference: &SecretRef) -> Result<SecretString> {
-        let SecretRef::Gcp {
-            project,
-            location,
-            secret,
-            version,
-        } = reference
-        else {
-            return Err(Error::new(
-                ErrorKind::Bug,
-                format!("`{reference}` is no secret of Secret Manager"),
-            ));
-        };
+        let name = Name::of(reference)?;
         let cell = self
             .read
             .lock()
@@ -87,17 +84,13 @@ impl SecretStore for SecretManager {
             .entry(reference.clone())
             .or_default()
             .clone();
-        cell.get_or_try_init(|| async {
-            self.access(&Name {
-                project,
-                location: location.as_deref(),
-                secret,
-                version,
-            })
+        cell.get_or_try_init(|| async { Ok(self.access(&name).await?.value) })
             .await
-        })
-        .await
-        .cloned()
+            .cloned()
+    }
+
+    async fn newest(&self, reference: &SecretRef) -> Result<Version> {
+        self.access(&Name::of(reference)?).await
     }
 }
 
@@ -108,7 +101,27 @@ struct Name<'a> {
     version: &'a str,
 }
 
-impl Name<'_> {
+impl<'a> Name<'a> {
+    fn of(reference: &'a SecretRef) -> Result<Self> {
+        match reference {
+            SecretRef::Gcp {
+                project,
+                location,
+                secret,
+                version,
+            } => Ok(Self {
+                project,
+                location: location.as_deref(),
+                secret,
+                version,
+            }),
+            _ => Err(Error::new(
+                ErrorKind::Bug,
+                format!("`{reference}` is no secret of Secret Manager"),
+            )),
+        }
+    }
+
     fn full(&self) -> String {
         format!("{}/versions/{}", self.parent(), self.version)
     }

@@ -111,4 +111,42 @@ pub trait SecretStore: Send + Sync {
     /// [`crate::error::ErrorKind::Auth`] naming the reference, where it was looked for, and what to
     /// grant or create; never a value.
     async fn get(&self, reference: &SecretRef) -> Result<SecretString>;
+
+    /// The same as it is now, never as it was when it was read before.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    async fn newest(&self, reference: &SecretRef) -> Result<Version>;
+}
+
+/// A secret as it was read.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// The value.
+    pub value: SecretString,
+    /// The version's number, where the place counts them.
+    pub number: Option<String>,
+}
+
+/// Writes secrets that replace themselves: refresh tokens.
+#[async_trait]
+pub trait SecretWriter: Send + Sync {
+    /// Stores a value as the newest, durably. Its number, where the place counts versions.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Auth`] naming the reference, and what to grant; never a value.
+    async fn add(&self, reference: &SecretRef, value: &SecretString) -> Result<Option<String>>;
+
+    /// Makes a version that was replaced unusable. Harmless where it is already, and where the place
+    /// does not count versions.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    async fn disable(&self, reference: &SecretRef, version: &str) -> Result<()>;
+
+    /// Makes the newest value unusable: the file goes, a version is disabled.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    async fn remove(&self, reference: &SecretRef) -> Result<()>;
 }

@@ -21,8 +21,8 @@ use crate::yaml::read::{parse_bytes, parse_duration};
 use crate::yaml::{self, Position, Reader};
 
 pub use bigquery::BigQueryOptions;
-pub use source::SourceConfig;
 use source::SourceEntry;
+pub use source::{SourceConfig, Values};
 
 /// The settings file's name in the working directory.
 pub const FILE: &str = "drawoff.yaml";

@@ -9,9 +9,11 @@ mod auth;
 mod check;
 mod fit;
 mod incremental;
+mod oauth;
 mod pagination;
 mod place;
 mod request;
+mod session;
 mod stream;
 mod table;
 
@@ -147,6 +149,7 @@ impl<'n> Lower<'n> {
             .collect();
         check::streams(&mut self.reader, &drafts);
         fit::schemas(&mut self.reader, &drafts, schemas);
+        check::sessions(self, &drafts);
         check::config(self, &drafts);
         let streams = check::ordered(&mut self.reader, drafts)
             .into_iter()
