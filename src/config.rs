@@ -14,6 +14,8 @@ pub const CONNECTORS: &str = "DRAWOFF_CONNECTORS";
 pub const PROJECT: &str = "DRAWOFF_PROJECT";
 /// Google Cloud project, as Google's tools name it; [`PROJECT`] comes first.
 pub const GOOGLE_CLOUD_PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
+/// Service account to act as.
+pub const IMPERSONATE: &str = "DRAWOFF_IMPERSONATE_SERVICE_ACCOUNT";
 /// Where rows land: `sqlite:FILE`, `bigquery:PROJECT.DATASET`, `parquet:DIR`, …
 pub const DESTINATION: &str = "DRAWOFF_DESTINATION";
 /// Most memory for batches in flight: `64MiB`.

@@ -17,6 +17,7 @@
 //! | [`source`] [`demo`] | one stream's reader; an API in the same process, to try everything on |
 //! | [`pipeline`] | slices of streams, from page to publish; the run's report |
 //! | [`app`] | the one module that knows every implementation, and wires them |
+//! | [`server`] | runs that others ask for over HTTP |
 //! | [`cli`] | the command line |
 
 pub mod app;
@@ -33,6 +34,7 @@ pub mod http;
 pub mod pipeline;
 pub mod schema;
 pub mod secrets;
+pub mod server;
 pub mod settings;
 pub mod source;
 pub mod state;

@@ -56,6 +56,14 @@ fn malformed_files_are_told_to_the_letter() {
             "acme.yaml:8:5: unknown key `incrmental` in stream `t` -> did you mean `incremental`?\n",
         ),
         (
+            "max_rejects: 5\nstreams:\n  t: {write_method: stream}\n  u: {write_disposition: append}\n  v: {lookback: 1h}\n  w: {name: things}\n",
+            "acme.yaml:6:1: unknown key `max_rejects` in the connector -> it belongs inside `table`: `table: {max_rejects: …}`\n\
+             acme.yaml:8:7: unknown key `write_method` in stream `t` -> it belongs inside `table`: `table: {write_method: …}`\n\
+             acme.yaml:9:7: unknown key `write_disposition` in stream `u` -> it belongs inside `table`: `table: {disposition: …}`\n\
+             acme.yaml:10:7: unknown key `lookback` in stream `v` -> it belongs inside `incremental`: `incremental: {lookback: …}`\n\
+             acme.yaml:11:7: unknown key `name` in stream `w` -> it belongs inside `table`: `table: {name: …}`\n",
+        ),
+        (
             "pagination: {page: {per_page: 100}}\nstreams: {t: }\n",
             "acme.yaml:6:21: unknown key `per_page` in `pagination.page` -> did you mean `size_param`?\n",
         ),
@@ -196,6 +204,10 @@ fn malformed_files_are_told_to_the_letter() {
             "acme.yaml:6:36: stream `t` is to be merged by its `primary_key`, and has none -> name the columns that make a row: `primary_key: [id]`\n",
         ),
         (
+            "streams:\n  t: {table: {disposition: scd2}}\n",
+            "acme.yaml:7:28: stream `t` keeps the history of each row, which `scd2` tells by its `primary_key`, and has none -> name the columns that make a row: `primary_key: [id]`\n",
+        ),
+        (
             "streams: {t: {table: {disposition: upsert}}}\n",
             "acme.yaml:6:36: `disposition` must be one of `append`, `merge`, `replace`, `scd2`\n",
         ),
@@ -281,6 +293,38 @@ fn malformed_files_are_told_to_the_letter() {
              acme.yaml:8:64: `soft_delete` is for tables that are merged into -> leave it out: `scd2` gives a row that is no longer listed an end in `_valid_to`\n\
              acme.yaml:9:74: `fixed` is not true of `_valid_from`, which changes with each run -> leave `fixed` out, or partition by a column such as `created_at`\n\
              acme.yaml:11:66: added column `_deleted_at` is the engine's own already -> give it another name\n",
+        ),
+        (
+            "streams:\n  t: {table: {disposition: append}}\n  u: {primary_key: id, incremental: {cursor: at, since_param: s}, table: {disposition: append}}\n",
+            "acme.yaml:7:28: warning: stream `t` is not incremental, so each run reads all of it and `append` adds every row again -> say `incremental`, or `disposition: replace`, or `merge` with a `primary_key`; leave it where each run is to add a copy of its own\n",
+        ),
+        (
+            "table: {disposition: replace}\nstreams:\n  t: {incremental: {cursor: at, since_param: s}}\n  \
+             u: {params: {from: '{{ since }}'}, incremental: {cursor: at}}\n  \
+             v: {path: '/{u.id}', incremental: {cursor: u.at}}\n  w: {}\n  x: {incremental: {cursor: at}}\n",
+            "acme.yaml:6:22: stream `t` is incremental: a run reads what is new, and `replace` would leave only that in the table -> leave `incremental` out, so that each run reads everything; or say `disposition: merge` with a `primary_key`, or `append`\n\
+             acme.yaml:6:22: stream `u` is incremental: a run reads what is new, and `replace` would leave only that in the table -> leave `incremental` out, so that each run reads everything; or say `disposition: merge` with a `primary_key`, or `append`\n\
+             acme.yaml:6:22: stream `v` is incremental: a run reads what is new, and `replace` would leave only that in the table -> leave `incremental` out, so that each run reads everything; or say `disposition: merge` with a `primary_key`, or `append`\n\
+             acme.yaml:12:29: warning: nothing in the request asks for new records only, so every run reads all -> say `since_param`, or use `{{ since }}` in a parameter or the body\n",
+        ),
+        (
+            "streams:\n  t: {table: {audit_columns: false, partition_by: _extracted_at, cluster_by: [a, _Run_id]}}\n",
+            "acme.yaml:7:51: `partition_by` names `_extracted_at`, which the table of stream `t` lacks because of `audit_columns: false` -> leave `audit_columns` out, or name a column of the records\n\
+             acme.yaml:7:82: `cluster_by` names `_Run_id`, which the table of stream `t` lacks because of `audit_columns: false` -> leave `audit_columns` out, or name a column of the records\n",
+        ),
+        (
+            "streams:\n  t: {primary_key: id, table: {allow_empty_replace: true}}\n  \
+             u: {table: {allow_empty_replace: true}}\n  v: {primary_key: id, table: {allow_empty_replace: true, soft_delete: true}}\n  \
+             w: {primary_key: id, table: {allow_empty_replace: true, disposition: scd2}}\n  x: {primary_key: id, table: {allow_empty_replace: false}}\n",
+            "acme.yaml:7:53: warning: `allow_empty_replace` has no effect but with `--full-refresh`: with `disposition: merge` a run empties nothing -> leave it out; it is for `disposition: replace`, `scd2` and `soft_delete`\n",
+        ),
+        (
+            "table: {allow_empty_replace: true}\nstreams: {t: {primary_key: id}, u: }\n",
+            "",
+        ),
+        (
+            "table: {allow_empty_replace: true}\nstreams: {t: {primary_key: id}, u: {primary_key: id}}\n",
+            "acme.yaml:6:30: warning: `allow_empty_replace` has no effect but with `--full-refresh`: with `disposition: merge` a run empties nothing -> leave it out; it is for `disposition: replace`, `scd2` and `soft_delete`\n",
         ),
         (
             "streams:\n  t: {pagination: *nowhere}\n",
@@ -458,7 +502,15 @@ fn the_references_examples_lint_clean() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
         std::fs::read_to_string(path).unwrap()
     };
-    let text = read("docs/connector.md") + &read("docs/authentication.md");
+    // The other page also shows single keys.
+    let (text, other) = (read("docs/connector.md"), read("docs/authentication.md"));
+    let whole = other
+        .split("```yaml\n")
+        .filter(|rest| rest.starts_with("title:"));
+    let text = text
+        + &whole
+            .map(|rest| format!("```yaml\n{rest}"))
+            .collect::<String>();
     let examples: Vec<&str> = text
         .split("```yaml\n")
         .skip(1)

@@ -206,11 +206,54 @@ async fn a_declared_table_may_leave_out_keep_or_grow() {
 }
 
 #[tokio::test]
+async fn a_field_with_an_empty_name_is_said_in_words() {
+    let nameless = || three(json!({"id": 2, "amount": 2, "name": "b", "": 1}));
+    let (api, _) = api(nameless(), nameless()).await;
+    let bench = bench(&api, "");
+    let schema = ["schema", "--source", "shop", "--stream", "items", "--infer"];
+    bench
+        .run(&schema)
+        .await
+        .exits(0)
+        .says("\"The field with an empty name.\"");
+    bench.schema("shop", "items", &DECLARED);
+    let said = "are left out of `items` (a field with an empty name)";
+    bench.run(&RUN).await.exits(0).says(said);
+}
+
+#[tokio::test]
+async fn the_sample_counts_among_the_pages_and_not_the_records() {
+    let fine = || three(json!({"id": 2, "amount": 2, "name": "b"}));
+    let (api, _) = api(fine(), fine()).await;
+    let bench = bench(&api, "");
+    bench.run(&RUN).await.exits(0);
+    let of = |table: &str| sqlite(&bench.path("drawoff.db"), table).remove(0);
+    let (run, load) = (of("_drawoff_runs"), of("_drawoff_loads"));
+    assert_eq!(
+        api.requests().len(),
+        2,
+        "a page of the sample and one of the rows"
+    );
+    assert_eq!((&run["pages"], &run["requests"]), (&json!(2), &json!(2)));
+    assert_eq!((&run["records"], &load["records"]), (&json!(3), &json!(3)));
+    assert_eq!(load["requests"], 2);
+}
+
+#[tokio::test]
 async fn a_frozen_table_stops_the_stream_and_stays() {
     let cases = [
         (
             json!({"id": 2, "amount": 2, "name": "b", "colour": "red"}),
             "has the field `colour`, which table `items` has no column for",
+        ),
+        (
+            json!({"id": 2, "amount": 2, "name": "b", "": 1}),
+            "has a field with an empty name, which table `items` has no column for",
+        ),
+        (
+            json!({"id": 2, "amount": 2, "name": "b", "colour": "red", "": 1, "size": {"x": 1}}),
+            "have fields that table `items` has no columns for, and its contract is `freeze`: \
+             a field with an empty name, `colour`, `size`",
         ),
         (
             json!({"id": 2, "amount": "x", "name": "b"}),

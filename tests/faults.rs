@@ -503,8 +503,10 @@ async fn an_append_does_not_take_the_last_record_again() {
             "primary_key: ~, incremental: {cursor: updated_at, since_param: since}",
         );
         let args = [&RUN[..], &["--destination", destination]].concat();
-        for _ in 0..3 {
-            bench.run(&args).await.exits(0);
+        bench.run(&args).await.exits(0);
+        for _ in 0..2 {
+            let known = "1 record left out as no newer than those read before";
+            bench.run(&args).await.exits(0).says(known);
         }
         let table = match destination {
             "parquet:out" => content(parquet(&bench.path("out"), "items")),

@@ -181,7 +181,8 @@ async fn history_is_kept_by_every_run() {
         _api,
     } = shop(12, stream).await;
     bench.run(&RUN).await.exits(0);
-    bench.run(&RUN).await.exits(0);
+    let again = bench.run(&RUN).await.exits(0);
+    again.says("12 rows that made no new version");
     assert_eq!(items(&bench).len(), 12);
 
     shelf.change(|rows| {

@@ -435,15 +435,37 @@ async fn a_dry_run_says_what_would_happen_and_only_reads() {
         .says("create table `items` (id INT64 NOT NULL, name STRING, price INT64, updated_at TIMESTAMP")
         .says("clustered by `name`")
         .says("BEGIN TRANSACTION;")
+        .says("at most 3.5 MiB a request")
         .says("one query job a slice");
     assert!(!proxy.seen("").is_empty());
     for request in proxy.seen("") {
         assert!(request.line.starts_with("GET "), "{request:?}");
     }
 
+    // What several streams have in common is said once.
+    let keyed = std::fs::read_to_string(bench.path("connectors/shop.yaml")).unwrap();
+    bench.connector("shop", &format!("{keyed}  parts: {{path: /items}}\n"));
+    let parts = bench.schema("shop", "parts", &COLUMNS);
+    let ran = bench.run(&dry).await.exits(0).says("plan for all streams");
+    let times = |text: &str| ran.stdout.matches(text).count();
+    for once in [
+        "create dataset",
+        "create table `_drawoff_runs`",
+        "BEGIN TRANSACTION;",
+    ] {
+        assert_eq!(times(once), 1, "{once}: {ran}");
+    }
+    for each in [
+        "create table `items` (",
+        "create table `parts` (",
+        ".`parts`",
+    ] {
+        assert!(times(each) > 0, "{each}: {ran}");
+    }
+    std::fs::remove_file(parts).unwrap();
+
     // Rows that go straight into the table have another plan.
     let straight = "items: {primary_key: ~, incremental: {cursor: updated_at, since_param: since, sorted: true}, table: {write_method: stream}}";
-    let keyed = std::fs::read_to_string(bench.path("connectors/shop.yaml")).unwrap();
     bench.connector("shop", &connector(&api.url(), &[straight]));
     let ran = bench
         .run(&dry)

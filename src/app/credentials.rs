@@ -42,7 +42,10 @@ impl Lowering<'_> {
             return Ok(AuthConfig::None);
         };
         Ok(match declared {
-            Auth::None => AuthConfig::None,
+            // Google's are signed by another.
+            Auth::None | Auth::GoogleAccessToken { .. } | Auth::GoogleIdToken { .. } => {
+                AuthConfig::None
+            }
             Auth::Basic { username, password } => AuthConfig::Basic {
                 username: self.credential(username)?,
                 password: self.credential(password)?,

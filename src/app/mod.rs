@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Environment;
 use crate::error::Result;
-use crate::google::{Google, GoogleSettings};
+use crate::google::{Google, GoogleSettings, Impersonation};
 use crate::secrets::SecretManager;
 use crate::secrets::resolve::Secrets;
 use crate::settings::Settings;
@@ -40,7 +40,14 @@ impl App {
     pub fn new(settings: Settings, environment: Environment) -> Result<Self> {
         let clock = SystemClock::shared();
         let lookup = |name: &str| environment.get(name);
-        let google = Google::new(GoogleSettings::from_lookup(lookup)?, clock.clone())?;
+        let mut at = GoogleSettings::from_lookup(lookup)?;
+        if let Some(account) = &settings.impersonate {
+            at.impersonate = Some(Impersonation::parse(
+                account,
+                "--impersonate-service-account",
+            )?);
+        }
+        let google = Google::new(at, clock.clone())?;
         let manager = Arc::new(SecretManager::new(google.clone()));
         Ok(Self {
             settings,
@@ -54,6 +61,11 @@ impl App {
     /// The settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The way to Google.
+    pub fn google(&self) -> &Google {
+        &self.google
     }
 
     async fn open(&self, source: &str) -> Result<open::OpenSource> {

@@ -12,9 +12,10 @@ use super::credentials::Lowering;
 use super::vault::TokenVault;
 use crate::auth;
 use crate::connector::template::{ConfigValue, Scope};
-use crate::connector::{Connector, Stream};
+use crate::connector::{Auth, Connector, Stream};
 use crate::demo::{self, DemoApi};
 use crate::error::{Error, Result};
+use crate::google::{GoogleSign, GoogleToken};
 use crate::http::{CallContext, HttpClient, HttpOptions, Sign};
 use crate::settings::{SourceConfig, Values};
 use crate::source::Endpoint;
@@ -64,8 +65,13 @@ impl OpenSource {
             vaults: Vec::new(),
         };
         let mut signers = Vec::new();
-        for index in 0..config.connector.auths.len() {
-            signers.push(auth::build(lowering.auth(index)?, &options)?);
+        for (index, declared) in config.connector.auths.iter().enumerate() {
+            signers.push(match googles(declared, &scope)? {
+                Some(token) => {
+                    Arc::new(GoogleSign::new(app.google.clone(), token)) as Arc<dyn Sign>
+                }
+                None => auth::build(lowering.auth(index)?, &options)?,
+            });
         }
         let vaults = lowering.vaults;
         Ok(Self {
@@ -219,4 +225,20 @@ fn demo_values(config: &SourceConfig, api: &DemoApi) -> Arc<BTreeMap<String, Con
         values.insert(key.to_owned(), ConfigValue::Secret(value.to_owned().into()));
     }
     Arc::new(values)
+}
+
+/// The token of Google's that the connector wants, if it is one.
+fn googles(declared: &Auth, scope: &Scope) -> Result<Option<GoogleToken>> {
+    Ok(match declared {
+        Auth::GoogleAccessToken { scopes } => Some(GoogleToken::Access {
+            scopes: scopes
+                .iter()
+                .map(|s| s.render(scope))
+                .collect::<Result<_>>()?,
+        }),
+        Auth::GoogleIdToken { audience } => Some(GoogleToken::Id {
+            audience: audience.as_ref().map(|a| a.render(scope)).transpose()?,
+        }),
+        _ => None,
+    })
 }

@@ -56,6 +56,8 @@ pub struct RunOptions {
     pub dry_run: bool,
     /// Stop after this long.
     pub deadline: Option<Duration>,
+    /// The run's id, where it has one already; of [`App::new_run_id`].
+    pub run_id: Option<String>,
 }
 
 impl RunOptions {
@@ -105,6 +107,15 @@ struct Run {
 }
 
 impl App {
+    /// An id for a run that starts then. Sorts by time, and is a word in file names and SQL.
+    pub fn new_run_id(started: Timestamp) -> String {
+        format!(
+            "{}_{:08x}",
+            started.strftime("%Y%m%dT%H%M%S"),
+            rand::random::<u32>()
+        )
+    }
+
     /// Runs a source. Streams fail one by one: the report says how each ended.
     ///
     /// # Errors
@@ -128,7 +139,10 @@ impl App {
         let source = OpenSource::open(config, self).await?;
         let wanted = wanted(&source, &options.streams)?;
         let destination = self.destination(&place, &bigquery, options.dry_run)?;
-        let run_id = run_id(started);
+        let run_id = match &options.run_id {
+            Some(id) => id.clone(),
+            None => Self::new_run_id(started),
+        };
         // Stopped by whoever started it, or by the loss of the lease.
         let cancel = cancel.child_token();
         let lease = match options.dry_run {
@@ -214,15 +228,6 @@ fn wanted(source: &OpenSource, names: &[String]) -> Result<Vec<Stream>> {
         .collect())
 }
 
-/// Sorts by time, and is a word in file names and SQL.
-fn run_id(started: Timestamp) -> String {
-    format!(
-        "{}_{:08x}",
-        started.strftime("%Y%m%dT%H%M%S"),
-        rand::random::<u32>()
-    )
-}
-
 impl Run {
     async fn stream(&self, stream: &Stream, meter: &Arc<Meter>) -> StreamReport {
         let begun = self.clock.instant();
@@ -253,6 +258,8 @@ impl Run {
             records: Meter::get(&meter.records),
             rows: Meter::get(&meter.published),
             deduplicated: Meter::get(&meter.deduplicated),
+            skipped: Meter::get(&meter.skipped),
+            keeps_history: stream.table.disposition == Disposition::Scd2,
             rejected: Meter::get(&meter.rejected),
             unknown_fields: meter
                 .unknown_fields

@@ -14,7 +14,7 @@ use clap::{
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::Targets;
 
-use super::{auth, check, connectors, lint, preview, run, schema};
+use super::{auth, check, connectors, lint, preview, run, schema, serve};
 use crate::config::{self, Environment};
 use crate::settings::Overrides;
 use crate::telemetry::log;
@@ -50,11 +50,11 @@ Exit codes:
   0   done: everything is published
   1   failed: something must be mended first
   2   usage or configuration: a flag, drawoff.yaml or a connector is wrong
-  75  try again later: the API or the destination is not available, or the run was stopped
+  75  try again later: the API or the destination is not available, the run was stopped, or another
+      run of the source is at work
 
 Environment:
   DRAWOFF_...                       in place of flags; the variable is named beside each of them
-  DRAWOFF_<SOURCE>_<KEY>            a secret or another value of a source's configuration
   DRAWOFF_<SOURCE>_<KEY>            a configuration value or secret of a source
   NO_COLOR                          no colours
   HTTPS_PROXY, NO_PROXY             proxies
@@ -95,7 +95,7 @@ pub enum Command {
     /// Show the connectors there are, or what one of them declares
     #[command(subcommand)]
     Connectors(connectors::ConnectorsCommand),
-    /// Log in to a source's API in a browser, once, or out of it again
+    /// Log in to a source's API; Google credentials: whose they are, and their tokens
     #[command(subcommand)]
     Auth(auth::AuthCommand),
     /// Try credentials, endpoints and the destination's permissions; store nothing
@@ -104,8 +104,26 @@ pub enum Command {
     Preview(preview::PreviewArgs),
     /// Check connector files without using them
     Lint(lint::LintArgs),
+    /// Run sources when asked to over HTTP, as a Cloud Run service or a function
+    Serve(serve::ServeArgs),
     /// Print a table's schema in BigQuery's JSON format, or infer it from real pages
     Schema(schema::SchemaArgs),
+}
+
+impl Cli {
+    /// Which lines are written: those of `--log`, else by `-v` and `-q`; for [`log::init`]. A server
+    /// shows no progress: its lines are all that there is to see.
+    pub fn levels(&self, format: log::Format) -> Targets {
+        if let Some(levels) = &self.global.levels {
+            return levels.clone();
+        }
+        let serves = matches!(self.command, Some(Command::Serve(_)));
+        let verbosity = match (format, self.global.verbosity()) {
+            (log::Format::Text { .. }, steps) if serves && steps >= 0 => steps.saturating_add(1),
+            (_, steps) => steps,
+        };
+        log::levels(format, verbosity)
+    }
 }
 
 /// Flags of all commands.
@@ -118,6 +136,16 @@ pub struct GlobalArgs {
     /// Folder with connector files of your own, searched before the built-in ones
     #[arg(long, global = true, value_name = "DIR", env = config::CONNECTORS)]
     pub connectors: Option<PathBuf>,
+    /// Act as this service account, with Google credentials that may; accounts on the way to it
+    /// come before it, with commas
+    #[arg(
+        long,
+        global = true,
+        value_name = "ACCOUNT",
+        env = config::IMPERSONATE,
+        help_heading = "Google"
+    )]
+    pub impersonate_service_account: Option<String>,
     /// How log lines look: auto, text or json; auto is text on a terminal, JSON for Cloud Logging
     /// elsewhere
     #[arg(
@@ -193,15 +221,10 @@ impl GlobalArgs {
         }
     }
 
-    /// Which lines are written: those of `--log`, else by `-v` and `-q`; for [`log::init`].
-    pub fn levels(&self, format: log::Format) -> Targets {
-        let verbosity = match self.quiet {
+    fn verbosity(&self) -> i8 {
+        match self.quiet {
             true => -1,
             false => i8::try_from(self.verbose).unwrap_or(i8::MAX),
-        };
-        match &self.levels {
-            Some(levels) => levels.clone(),
-            None => log::levels(format, verbosity),
         }
     }
 }
@@ -242,6 +265,7 @@ impl SourceOverrides {
             memory: memory.map(str::to_owned),
             set: self.set.clone(),
             base_url: self.base_url.clone(),
+            impersonate: global.impersonate_service_account.clone(),
         }
     }
 }

@@ -110,7 +110,8 @@ fn short_help_is_short_and_grouped() {
             "Options:",
             "Source:",
             "Run:",
-            "Files and logs:"
+            "Files and logs:",
+            "Google:",
         ],
         "{text}"
     );
@@ -119,13 +120,15 @@ fn short_help_is_short_and_grouped() {
         !text.contains("Exit codes:") && !text.contains("[env:"),
         "{text}"
     );
-    assert!(text.lines().count() <= 50, "{text}");
+    assert!(text.lines().count() <= 56, "{text}");
     assert!(!text.contains("SourceOverrides"), "{text}");
 }
 
 #[test]
 fn long_help_teaches() {
     let text = help("drawoff --help");
+    assert_eq!(text.matches("DRAWOFF_<SOURCE>_<KEY> ").count(), 1, "{text}");
+    assert!(text.contains("run of the source is at work"), "{text}");
     for part in [
         "Examples:\n",
         "Destinations:\n",
@@ -199,15 +202,21 @@ fn log_lines_look_as_their_reader_needs_them() {
     global.log_format = LogFormat::Json;
     assert_eq!(global.format(around(true, false)), log::Format::Json);
 
-    let own = |global: &GlobalArgs, level| {
-        let levels = global.levels(log::Format::Json);
-        levels.would_enable("drawoff::pipeline", &level)
+    use tracing::Level;
+    let own = |args: &[&str], format, level| {
+        let cli = super::parse(args.iter().map(Into::into)).unwrap();
+        cli.levels(format).would_enable("drawoff::pipeline", &level)
     };
-    assert!(own(&global, tracing::Level::INFO) && !own(&global, tracing::Level::DEBUG));
-    global.verbose = 1;
-    assert!(own(&global, tracing::Level::DEBUG));
-    global.quiet = true;
-    assert!(!own(&global, tracing::Level::WARN));
-    global.levels = Some("warn,drawoff::pipeline=trace".parse().unwrap());
-    assert!(own(&global, tracing::Level::TRACE));
+    let json = log::Format::Json;
+    let run = ["drawoff", "--source", "x"];
+    assert!(own(&run, json, Level::INFO) && !own(&run, json, Level::DEBUG));
+    assert!(own(&[&run[..], &["-v"]].concat(), json, Level::DEBUG));
+    assert!(!own(&[&run[..], &["-q"]].concat(), json, Level::WARN));
+    let levels = ["--log", "warn,drawoff::pipeline=trace"];
+    assert!(own(&[&run[..], &levels].concat(), json, Level::TRACE));
+    // A server's lines are all that there is to see of it.
+    let serve = ["drawoff", "serve"];
+    assert!(!own(&run, text(true), Level::INFO));
+    assert!(own(&serve, text(true), Level::INFO) && !own(&serve, text(true), Level::DEBUG));
+    assert!(own(&serve, json, Level::INFO) && !own(&serve, json, Level::DEBUG));
 }

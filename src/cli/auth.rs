@@ -1,158 +1,104 @@
-//! `drawoff auth`: a person logs in, once, and out.
+//! `drawoff auth`: logins of a source; who this program is to Google, and its tokens.
 
-use std::io::{BufRead as _, Write as _};
-use std::time::Duration;
+use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
-use tokio::sync::mpsc;
-use url::Url;
 
-use super::args::{SourceOverrides, span};
+use super::login::{LoginArgs, LogoutArgs};
 use super::style::Paint;
-use super::words::shell;
-use crate::app::{LoginOptions, LoginShown};
-use crate::config;
+use crate::google::{CLOUD_PLATFORM, Who};
 
-/// What to do.
+/// What to do about credentials.
 #[derive(Clone, Debug, Subcommand)]
 pub enum AuthCommand {
-    /// Log in in a browser, and store the refresh token that runs use from then on
+    /// Log in to a source's API in a browser, once, and store the refresh token that runs use from then on
     Login(LoginArgs),
-    /// Revoke the refresh token, where the connector says how, and remove it
+    /// Revoke a source's refresh token, where the connector says how, and remove it
     Logout(LogoutArgs),
+    /// Say which Google credentials are found, where, and whose they are; never a token
+    Whoami(WhoamiArgs),
+    /// Print an access token for Google's APIs
+    PrintAccessToken(AccessTokenArgs),
+    /// Print an ID token, for a Cloud Run service, a function or what is behind Identity-Aware Proxy
+    PrintIdentityToken(IdentityTokenArgs),
 }
 
-/// How to log in.
+/// What the access token is for.
 #[derive(Clone, Debug, Args)]
-pub struct LoginArgs {
-    /// The source to log in for
+pub struct AccessTokenArgs {
+    /// What the token may be used for; with commas
     #[arg(
         long,
-        value_name = "NAME",
-        env = "DRAWOFF_SOURCE",
-        help_heading = "Source"
+        value_name = "SCOPE",
+        value_delimiter = ',',
+        default_value = CLOUD_PLATFORM
     )]
-    pub source: String,
-    /// See [`SourceOverrides`].
+    pub scopes: Vec<String>,
+}
+
+/// How to say it.
+#[derive(Clone, Debug, Args)]
+pub struct WhoamiArgs {
+    /// See [`AccessTokenArgs`].
     #[command(flatten)]
-    pub overrides: SourceOverrides,
-    /// A stream whose credentials are meant, where the source has more than one login
-    #[arg(long, value_name = "STREAM")]
-    pub stream: Option<String>,
-    /// Print the page's address instead of opening it. Where the browser runs on another machine, paste
-    /// the address that it ends at
+    pub token: AccessTokenArgs,
+    /// Say it as JSON
     #[arg(long)]
-    pub no_browser: bool,
-    /// Port of this machine that the browser comes back to [default: the connector's, else a free one]
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: Option<u16>,
-    /// How long to wait for the login
-    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "5m")]
-    pub timeout: Duration,
-    /// The destination, which keeps two processes from using one token in Secret Manager at once
-    #[arg(long, value_name = "DESTINATION", env = config::DESTINATION)]
-    pub destination: Option<String>,
+    pub json: bool,
 }
 
-/// What to log out of.
+/// Whom the ID token is for.
 #[derive(Clone, Debug, Args)]
-pub struct LogoutArgs {
-    /// The source to log out of
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "DRAWOFF_SOURCE",
-        help_heading = "Source"
-    )]
-    pub source: String,
-    /// See [`SourceOverrides`].
-    #[command(flatten)]
-    pub overrides: SourceOverrides,
-    /// A stream whose credentials are meant, where the source has more than one login
-    #[arg(long, value_name = "STREAM")]
-    pub stream: Option<String>,
-    /// The destination, which keeps two processes from using one token in Secret Manager at once
-    #[arg(long, value_name = "DESTINATION", env = config::DESTINATION)]
-    pub destination: Option<String>,
+pub struct IdentityTokenArgs {
+    /// Whom it is for: the root URL of the service, or the client id of Identity-Aware Proxy
+    #[arg(long, value_name = "AUDIENCE")]
+    pub audience: String,
 }
 
-impl LoginArgs {
-    /// The same without what is only about the terminal.
-    pub fn options(&self) -> LoginOptions {
-        LoginOptions {
-            source: self.source.clone(),
-            stream: self.stream.clone(),
-            port: self.port,
-            patience: self.timeout,
-        }
+impl AccessTokenArgs {
+    /// The scopes; `bigquery` is short for `https://www.googleapis.com/auth/bigquery`.
+    pub fn scopes(&self) -> Vec<String> {
+        let full = |scope: &String| match scope.contains([':', '/'])
+            || scope == "openid"
+            || scope == "email"
+        {
+            true => scope.clone(),
+            false => format!("https://www.googleapis.com/auth/{scope}"),
+        };
+        self.scopes.iter().map(full).collect()
     }
 }
 
-/// Shows what the person has to do, on standard error.
-pub fn show(shown: LoginShown<'_>, no_browser: bool) {
-    match shown {
-        LoginShown::NotIt => {
-            say(
-                "this is not an address that this login ended at; paste the whole line from the browser's address bar",
-            );
-        }
-        LoginShown::Open(url) if no_browser => say(&format!(
-            "open this page in a browser and log in:\n\n{url}\n\nthe browser then comes back to this machine. Where it runs on another one, it ends at a page that cannot be\nreached: paste that page's address here"
-        )),
-        LoginShown::Open(url) => match open(url) {
-            true => say(&format!(
-                "opened a browser to log in; if there is none, open this page:\n\n{url}\n"
-            )),
-            false => say(&format!(
-                "no browser could be opened; open this page and log in:\n\n{url}\n"
-            )),
-        },
+/// Who it is, for people.
+pub fn render(who: &Who, now: jiff::Timestamp, paint: Paint) -> String {
+    let unknown = || "unknown".to_owned();
+    let expires = who.expires_at.map_or_else(unknown, |at| {
+        let minutes = at.duration_since(now).as_secs() / 60;
+        format!("{at} (in {minutes} min; renewed by itself)")
+    });
+    let scopes = match who.scopes.is_empty() {
+        true => unknown(),
+        false => who.scopes.join(" "),
+    };
+    let mut lines = vec![
+        ("account", who.account.clone().unwrap_or_else(unknown)),
+        ("credentials", who.credentials.clone()),
+        ("project", who.project.clone().unwrap_or_else(unknown)),
+        ("scopes", scopes),
+        ("expires", expires),
+    ];
+    if !who.delegates.is_empty() {
+        lines.insert(1, ("by way of", who.delegates.join(", ")));
     }
-}
-
-/// Opens a browser, if there is one.
-fn open(url: &Url) -> bool {
-    // What the browser says goes nowhere: it would stand between our lines.
-    let mut options = webbrowser::BrowserOptions::new();
-    options.with_suppress_output(true);
-    webbrowser::open_browser_with_options(webbrowser::Browser::Default, url.as_str(), &options)
-        .is_ok()
-}
-
-/// Past no redaction: the address is the person's to open, and holds nothing secret, but perhaps a
-/// client id that was declared to be one.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
-}
-
-/// Lines that are pasted on standard input, where that is asked for.
-pub fn pasted(no_browser: bool) -> mpsc::Receiver<String> {
-    let (lines, pasted) = mpsc::channel(1);
-    if no_browser {
-        // A thread of its own: nothing can end the wait for a line but the end of the process.
-        std::thread::spawn(move || {
-            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-                if !line.trim().is_empty() && lines.blocking_send(line).is_err() {
-                    return;
-                }
-            }
-        });
+    if let Some(quota) = &who.quota_project {
+        lines.push(("quota project", quota.clone()));
     }
-    pasted
-}
-
-/// What a login did, and what comes next.
-pub fn logged_in(source: &str, place: &str, paint: Paint) -> String {
-    format!(
-        "{} logged in: the refresh token of source `{source}` is stored in `{place}`\n\nnext: drawoff check --source {}\n",
-        paint.good("✓"),
-        shell(source)
-    )
-}
-
-/// What a logout did, a sentence each.
-pub fn logged_out(done: &[String], paint: Paint) -> String {
-    done.iter()
-        .map(|done| format!("{} {done}\n", paint.good("✓")))
-        .collect()
+    if who.universe_domain != crate::google::GoogleSettings::UNIVERSE {
+        lines.push(("universe", who.universe_domain.clone()));
+    }
+    let mut text = String::new();
+    for (name, value) in lines {
+        let _ = writeln!(text, "{} {value}", paint.dim(&format!("{name:>13}")));
+    }
+    text
 }

@@ -199,12 +199,21 @@ fn auth_kind(auth: &Auth) -> &'static str {
         },
         Auth::Jwt { .. } => "signed token",
         Auth::Session(_) => "session",
+        Auth::GoogleAccessToken { .. } => "Google access token",
+        Auth::GoogleIdToken { .. } => "Google ID token",
     }
 }
 
 fn auth_text(auth: &Auth) -> String {
     match auth {
-        Auth::None | Auth::Basic { .. } | Auth::Bearer { .. } => auth_kind(auth).to_owned(),
+        Auth::None
+        | Auth::Basic { .. }
+        | Auth::Bearer { .. }
+        | Auth::GoogleAccessToken { .. }
+        | Auth::GoogleIdToken { audience: None } => auth_kind(auth).to_owned(),
+        Auth::GoogleIdToken {
+            audience: Some(audience),
+        } => format!("{} for {}", auth_kind(auth), audience.as_str()),
         Auth::ApiKey { place, .. } => match place {
             KeyPlace::Header(name) => format!("API key in header `{name}`"),
             KeyPlace::Query(name) => format!("API key in parameter `{name}`"),

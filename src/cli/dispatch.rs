@@ -5,16 +5,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{self, Cli, Command, GlobalArgs, SourceOverrides, Surroundings};
-use super::auth::AuthCommand;
+use super::auth::{self, AuthCommand};
 use super::connectors::ConnectorsCommand;
+use super::login::{self, LoginArgs};
 use super::preview::PreviewFormat;
 use super::progress::Progress;
 use super::run::RunArgs;
 use super::style::Paint;
-use super::{auth, check, connectors, lint, preview, report, schema, summary};
+use super::{check, connectors, lint, preview, report, schema, summary};
 use crate::app::{App, LoginShown, RunOptions};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Environment;
@@ -23,6 +25,7 @@ use crate::connector::load::lint_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::report::Observer;
 use crate::schema::render::write_ndjson;
+use crate::server;
 use crate::settings::{Overrides, Settings};
 use crate::telemetry::{log, redact};
 use crate::yaml::finding::Severity;
@@ -40,7 +43,7 @@ pub fn main() -> ExitCode {
     };
     let around = Surroundings::detect();
     let format = cli.global.format(around);
-    let outcome = log::init(format, cli.global.levels(format))
+    let outcome = log::init(format, cli.levels(format))
         .and_then(|()| runtime())
         .and_then(|runtime| {
             let code = runtime.block_on(dispatch(cli, around));
@@ -85,7 +88,37 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
                 }
             })
         }
-        Some(Command::Auth(command)) => authenticate(command, global, out).await,
+        Some(Command::Auth(AuthCommand::Login(args))) => log_in(args, global, out).await,
+        Some(Command::Auth(AuthCommand::Logout(args))) => {
+            let destination = args.destination.as_deref();
+            let app = app(args.overrides.settings(global, destination, None))?;
+            let done = app.logout(&args.source, args.stream.as_deref()).await?;
+            print(&login::logged_out(&done, out))
+        }
+        Some(Command::Auth(command)) => {
+            let app = app(SourceOverrides::default().settings(global, None, None))?;
+            let google = app.google();
+            match command {
+                // Above.
+                AuthCommand::Login(_) | AuthCommand::Logout(_) => Ok(2),
+                AuthCommand::Whoami(args) => {
+                    let who = google.who(&args.token.scopes()).await?;
+                    if args.json {
+                        let json = serde_json::to_string_pretty(&who).map_err(|e| {
+                            Error::new(ErrorKind::Bug, "could not write JSON").source(e)
+                        })?;
+                        return print(&format!("{json}\n"));
+                    }
+                    print(&auth::render(&who, SystemClock.now(), out))
+                }
+                AuthCommand::PrintAccessToken(args) => {
+                    print_secret(&google.access_token(&args.scopes()).await?)
+                }
+                AuthCommand::PrintIdentityToken(args) => {
+                    print_secret(&google.id_token(&args.audience).await?)
+                }
+            }
+        }
         Some(Command::Check(args)) => {
             let app = app(args
                 .overrides
@@ -133,6 +166,22 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
             let usable = findings.iter().all(|f| f.severity == Severity::Warning);
             Ok(if usable { 0 } else { 2 })
         }
+        Some(Command::Serve(args)) => {
+            let overrides = SourceOverrides {
+                project: args.project.clone(),
+                ..SourceOverrides::default()
+            };
+            let app = app(overrides.settings(
+                global,
+                args.destination.as_deref(),
+                args.memory.as_deref(),
+            ))?;
+            let cancel = CancellationToken::new();
+            let watch = tokio::spawn(stop_when_asked(cancel.clone(), None));
+            let outcome = server::serve(Arc::new(app), args.options(), cancel).await;
+            watch.abort();
+            outcome.map(|()| 0)
+        }
         Some(Command::Schema(args)) => {
             let app = app(args.overrides.settings(global, None, None))?;
             let pages = args.infer.then_some(args.pages);
@@ -156,6 +205,7 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
         full_refresh: args.full_refresh,
         dry_run: args.dry_run,
         deadline: args.deadline,
+        run_id: None,
     };
     let observer = Arc::new(Observer::default());
     let cancel = CancellationToken::new();
@@ -170,17 +220,7 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
     Ok(report.exit_code())
 }
 
-async fn authenticate(command: &AuthCommand, global: &GlobalArgs, out: Paint) -> Result<u8> {
-    let args = match command {
-        AuthCommand::Login(args) => args,
-        AuthCommand::Logout(args) => {
-            let app = app(args
-                .overrides
-                .settings(global, args.destination.as_deref(), None))?;
-            let done = app.logout(&args.source, args.stream.as_deref()).await?;
-            return print(&auth::logged_out(&done, out));
-        }
-    };
+async fn log_in(args: &LoginArgs, global: &GlobalArgs, out: Paint) -> Result<u8> {
     let app = app(args
         .overrides
         .settings(global, args.destination.as_deref(), None))?;
@@ -195,12 +235,17 @@ async fn authenticate(command: &AuthCommand, global: &GlobalArgs, out: Paint) ->
         signals.recv().await;
         std::process::exit(75);
     });
-    let show = |shown: LoginShown<'_>| auth::show(shown, args.no_browser);
+    let show = |shown: LoginShown<'_>| login::show(shown, args.no_browser);
     let place = app
-        .login(&args.options(), show, auth::pasted(args.no_browser), cancel)
+        .login(
+            &args.options(),
+            show,
+            login::pasted(args.no_browser),
+            cancel,
+        )
         .await;
     watch.abort();
-    print(&auth::logged_in(&args.source, &place?, out))
+    print(&login::logged_in(&args.source, &place?, out))
 }
 
 /// Asks the run to stop at its deadline, or at the first SIGINT or SIGTERM. A second one, or a run
@@ -264,11 +309,17 @@ fn all(settings: &Settings) -> Result<Vec<Connector>> {
 
 /// Writes to standard output, past no secret. A reader that has gone is no failure.
 fn print(text: &str) -> Result<u8> {
+    write(&redact::scrub(text))
+}
+
+/// Writes the token that was asked for to standard output.
+fn print_secret(token: &SecretString) -> Result<u8> {
+    write(&format!("{}\n", token.expose_secret()))
+}
+
+fn write(text: &str) -> Result<u8> {
     let mut out = std::io::stdout().lock();
-    match out
-        .write_all(redact::scrub(text).as_bytes())
-        .and_then(|()| out.flush())
-    {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::new(
             ErrorKind::Unavailable,
             "could not write to standard output",

@@ -8,6 +8,7 @@ use super::style::Paint;
 use super::table::{Align, Table};
 use super::words::{bytes, count, grouped, per_second, shell, span};
 use crate::pipeline::report::{Outcome, PUBLISH_LESS, RunReport, StreamReport};
+use crate::schema::name::shown;
 
 /// What a line may take.
 const WIDTH: usize = 100;
@@ -142,7 +143,6 @@ fn traffic(run: &RunReport) -> String {
         format!("{} received", bytes(total(|s| s.bytes))),
     ];
     let (retries, throttled) = (total(|s| s.retries), total(|s| s.throttled));
-    let deduplicated = total(|s| s.deduplicated);
     if retries > 0 {
         facts.push(format!("{} sent again", grouped(retries)));
     }
@@ -152,11 +152,24 @@ fn traffic(run: &RunReport) -> String {
             count(throttled, "answer")
         ));
     }
-    if deduplicated > 0 {
-        facts.push(format!(
-            "{} replaced by a newer one",
-            count(deduplicated, "row")
-        ));
+    let unpublished = [
+        (
+            total(|s| if s.keeps_history { 0 } else { s.deduplicated }),
+            ("row", "replaced by a newer one"),
+        ),
+        (
+            total(|s| if s.keeps_history { s.deduplicated } else { 0 }),
+            ("row", "that made no new version"),
+        ),
+        (
+            total(|s| s.skipped),
+            ("record", "left out as no newer than those read before"),
+        ),
+    ];
+    for (number, (what, why)) in unpublished {
+        if number > 0 {
+            facts.push(format!("{} {why}", count(number, what)));
+        }
     }
     let jobs = run.streams.iter().map(|s| s.jobs.len() as u64).sum();
     if jobs > 0 {
@@ -168,22 +181,32 @@ fn traffic(run: &RunReport) -> String {
 
 /// What is different in the destination's tables now.
 fn changes(run: &RunReport, paint: Paint) -> String {
-    const SHOWN: usize = 12;
-    let all: Vec<&String> = run.streams.iter().flat_map(|s| &s.changes).collect();
     let mut text = String::new();
-    for change in all.iter().take(SHOWN) {
+    for change in run.streams.iter().flat_map(|s| &s.changes) {
         let _ = writeln!(text, "{}: {change}", paint.dim("changed"));
-    }
-    if all.len() > SHOWN {
-        let more = count((all.len() - SHOWN) as u64, "more change");
-        let _ = writeln!(text, "{}: {more}", paint.dim("changed"));
     }
     text
 }
 
-/// In a dry run: what the destination would do.
+/// In a dry run: what the destination would do. What is made for all streams is said once, and so are
+/// the lines that their statements have in common.
 fn plans(run: &RunReport, paint: Paint) -> String {
     let mut text = String::new();
+    let mut shared: Vec<&String> = Vec::new();
+    for one in run.streams.iter().flat_map(|s| &s.plan) {
+        for change in &one.shared {
+            if !shared.contains(&change) {
+                shared.push(change);
+            }
+        }
+    }
+    if !shared.is_empty() {
+        let _ = writeln!(text, "\n{}", paint.strong("plan for all streams"));
+    }
+    for change in shared {
+        let _ = writeln!(text, "  + {change}");
+    }
+    let mut said: Vec<&str> = Vec::new();
     for s in &run.streams {
         let Some(plan) = &s.plan else { continue };
         let _ = writeln!(
@@ -199,11 +222,26 @@ fn plans(run: &RunReport, paint: Paint) -> String {
                 let _ = writeln!(text, "  {sign} {line}");
             }
         }
-        for line in plan.sql.iter().flat_map(|sql| sql.lines()) {
+        let lines: Vec<&str> = plan.sql.iter().flat_map(|sql| sql.lines()).collect();
+        for line in unsaid(&lines, &said) {
             let _ = writeln!(text, "    {}", paint.dim(line));
         }
+        said.extend(lines);
     }
     text
+}
+
+/// The lines, with a word in place of many in a row that were said before.
+fn unsaid<'a>(lines: &[&'a str], said: &[&str]) -> Vec<&'a str> {
+    const MANY: usize = 3;
+    let mut shown = Vec::new();
+    for run in lines.chunk_by(|a, b| said.contains(a) == said.contains(b)) {
+        match said.contains(&run[0]) && run.len() >= MANY {
+            true => shown.push("-- … as above"),
+            false => shown.extend(run),
+        }
+    }
+    shown
 }
 
 /// What somebody should look at.
@@ -302,7 +340,8 @@ fn with_unknown(stream: &StreamReport) -> Option<String> {
         1 => String::new(),
         n => format!(" and {} more", n - 1),
     };
-    Some(format!("`{}` (`{first}`{more})", stream.stream))
+    let first = shown(first);
+    Some(format!("`{}` ({first}{more})", stream.stream))
 }
 
 /// A command that shows something of what the run brought.

@@ -14,6 +14,8 @@ fn stream(name: &str, rows: u64, millis: u64) -> StreamReport {
         records: rows,
         rows,
         deduplicated: 0,
+        skipped: 0,
+        keeps_history: false,
         rejected: 0,
         unknown_fields: Vec::new(),
         keeps_unknown: false,
@@ -50,17 +52,29 @@ fn run() -> RunReport {
 }
 
 #[test]
-fn changes_of_tables_are_named() {
+fn each_change_of_a_table_is_named() {
     let mut run = run();
-    run.streams[0].changes = (0..14)
+    run.streams[0].changes = (0..140)
         .map(|n| format!("added column `c{n}` STRING to `tickets`"))
         .collect();
     let text = render(&run, Paint::plain());
-    assert!(
-        text.contains("changed: added column `c0` STRING to `tickets`\n"),
-        "{text}"
-    );
-    assert!(text.contains("changed: 2 more changes\n"), "{text}");
+    for n in 0..140 {
+        let change = format!("changed: added column `c{n}` STRING to `tickets`\n");
+        assert!(text.contains(&change), "{change}: {text}");
+    }
+}
+
+#[test]
+fn rows_that_are_not_published_are_told_apart() {
+    let mut run = run();
+    run.streams[0].deduplicated = 1;
+    run.streams[1].skipped = 2_000;
+    let mut history = stream("notes", 5, 1);
+    (history.deduplicated, history.keeps_history) = (3, true);
+    run.streams.push(history);
+    let text = render(&run, Paint::plain());
+    let said = "3.1 MB received, 1 row replaced by a newer one, 3 rows that made no new version, 2,000 records left out as no newer than those read before\n";
+    assert!(text.contains(said), "{text}");
 }
 
 #[test]
@@ -167,6 +181,7 @@ fn a_listing_of_which_nothing_fits_is_said_to_have_changed_nothing() {
     for change in [
         |s: &mut StreamReport| s.rows = 1,
         |s: &mut StreamReport| s.deduplicated = 1,
+        |s: &mut StreamReport| s.skipped = 1,
         |s: &mut StreamReport| s.outcome = Outcome::Failed(Error::config("x")),
     ] {
         assert!(!said(change).contains("none did"));
@@ -212,9 +227,50 @@ fn nothing_new_leaves_nothing_to_try() {
 }
 
 #[test]
+fn plans_say_once_what_they_have_in_common() {
+    let plan = |table: &str| crate::destination::Plan {
+        shared: vec!["create table `_drawoff_runs`".into()],
+        changes: vec![format!("create table `{table}`")],
+        steps: Vec::new(),
+        sql: Some(format!(
+            "DECLARE a;\nDECLARE b;\nBEGIN;\nINSERT INTO {table};\nDELETE x;\nCOMMIT;"
+        )),
+    };
+    let mut run = run();
+    for s in &mut run.streams {
+        s.plan = Some(plan(&s.stream));
+    }
+    let text = plans(&run, Paint::plain());
+    assert_eq!(
+        text,
+        "
+plan for all streams
+  + create table `_drawoff_runs`
+
+plan for `companies`
+  + create table `companies`
+    DECLARE a;
+    DECLARE b;
+    BEGIN;
+    INSERT INTO companies;
+    DELETE x;
+    COMMIT;
+
+plan for `tickets`
+  + create table `tickets`
+    -- … as above
+    INSERT INTO tickets;
+    DELETE x;
+    COMMIT;
+"
+    );
+}
+
+#[test]
 fn a_dry_run_shows_its_plan_and_a_run_what_it_cost() {
     let mut run = run();
     run.streams[0].plan = Some(crate::destination::Plan {
+        shared: Vec::new(),
         changes: vec!["create table `companies` (id INT64)".into()],
         steps: vec!["stage".into(), "publish".into()],
         sql: Some("BEGIN;\nCOMMIT;".into()),

@@ -95,6 +95,16 @@ pub enum Auth {
     },
     /// A token that a login call of the API gives.
     Session(Box<Session>),
+    /// An access token of the Google credentials at hand, for Google's own APIs.
+    GoogleAccessToken {
+        /// What it may be used for.
+        scopes: Vec<Template>,
+    },
+    /// An ID token of the Google credentials at hand, for what runs on Google's cloud.
+    GoogleIdToken {
+        /// Whom it is for; the request's origin when not given.
+        audience: Option<Template>,
+    },
 }
 
 impl Auth {
@@ -108,6 +118,8 @@ impl Auth {
             Self::OAuth(oauth) => oauth.templates(),
             Self::Jwt { jwt, .. } => jwt.templates(),
             Self::Session(session) => session.templates(),
+            Self::GoogleAccessToken { scopes } => scopes.iter().collect(),
+            Self::GoogleIdToken { audience } => audience.iter().collect(),
         }
     }
 

@@ -101,10 +101,16 @@ pub fn load_columns() -> Vec<Column> {
         ),
         count(
             "skipped",
-            "Records left out because the table had them already.",
+            "Records left out as no newer than those read before.",
         ),
-        count("bytes", "Bytes of bodies received."),
-        count("requests", "Requests sent, retries included."),
+        count(
+            "bytes",
+            "Bytes of bodies received; of the first slice, those of the sample for columns, too.",
+        ),
+        count(
+            "requests",
+            "Requests sent, retries included; of the first slice, those of the sample for columns, too.",
+        ),
         count("throttled", "Answers that said \"too many requests\"."),
         text("cursor_before", "Saved cursor before."),
         text("cursor_after", "Saved cursor after."),
@@ -186,12 +192,21 @@ pub fn run_columns() -> Vec<Column> {
         count("rejected", "Records that went into the rejects table."),
         count(
             "deduplicated",
-            "Left out for a newer one with the same key, or because the table had it already.",
+            "Left out for a newer one with the same key, as no new version, or as no newer than those read before.",
         ),
         count("slices", "Slices published."),
-        count("pages", "Pages read."),
-        count("bytes", "Bytes of bodies received."),
-        count("requests", "Requests sent, retries included."),
+        count(
+            "pages",
+            "Pages read, those of the sample that columns are inferred from included.",
+        ),
+        count(
+            "bytes",
+            "Bytes of bodies received, those of the sample included.",
+        ),
+        count(
+            "requests",
+            "Requests sent, retries and those of the sample included.",
+        ),
         count("retries", "Requests sent again."),
         count("throttled", "Answers that said \"too many requests\"."),
         text("cursor_before", "Saved cursor when the run started."),
@@ -263,6 +278,20 @@ pub fn write_method(method: WriteMethod) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_sample_adds_to_is_described() {
+        let said = |columns: Vec<Column>, name: &str| {
+            let mut found = columns.into_iter().filter(|c| c.name == name);
+            found.next().unwrap().description.contains("sample")
+        };
+        for name in ["pages", "bytes", "requests"] {
+            assert!(said(run_columns(), name), "{name}");
+        }
+        for name in ["bytes", "requests"] {
+            assert!(said(load_columns(), name), "{name}");
+        }
+    }
 
     #[test]
     fn every_column_has_its_value() {

@@ -8,7 +8,9 @@ use crate::schema::{Column, Mode, TableSchema};
 /// What a destination would do for a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What would be made or changed, one thing each.
+    /// What would be made for all tables together, one thing each.
+    pub shared: Vec<String>,
+    /// What would be made or changed for this one, one thing each.
     pub changes: Vec<String>,
     /// How rows would be staged and published: the requests and jobs of a slice, in order.
     pub steps: Vec<String>,

@@ -3,26 +3,32 @@
 //!
 //! Knows nothing of tables, secrets or rows. [`Google`] is a cheap handle; clone it freely.
 
-mod credentials;
 mod endpoint;
 mod failure;
+mod identity;
 mod project;
+mod read;
 mod rest;
 mod settings;
+mod sign;
+mod verify;
 
 pub use endpoint::Endpoint;
 pub use failure::{Failure, Next};
 pub(crate) use failure::{next, tidy};
+pub use identity::{CLOUD_PLATFORM, Impersonation, Who};
 pub(crate) use rest::{Answer, Exchange};
 pub use rest::{Call, RetryPolicy};
 pub use settings::GoogleSettings;
+pub use sign::{GoogleSign, GoogleToken};
+pub use verify::{Caller, Refusal, Verifier};
 
 use std::sync::Arc;
 
 use crate::clock::SharedClock;
 use crate::error::{Error, ErrorKind, Result};
 
-use credentials::CredentialSource;
+use identity::Identity;
 
 /// How the program names itself to Google.
 pub(crate) const USER_AGENT: &str = concat!("drawoff/", env!("CARGO_PKG_VERSION"));
@@ -34,7 +40,7 @@ pub struct Google(Arc<Inner>);
 struct Inner {
     settings: GoogleSettings,
     clock: SharedClock,
-    credentials: CredentialSource,
+    identity: Identity,
     /// For Google itself; honours the system's proxy settings.
     remote: reqwest::Client,
     /// For emulators, stand-ins and the metadata server, which no proxy may see.
@@ -51,7 +57,7 @@ impl Google {
         let remote = client(false)?;
         let direct = client(true)?;
         Ok(Self(Arc::new(Inner {
-            credentials: CredentialSource::new(),
+            identity: Identity::default(),
             settings,
             clock,
             remote,
@@ -77,15 +83,41 @@ impl Google {
     /// [`ErrorKind::Auth`] saying where credentials were looked for.
     pub async fn headers(&self, endpoint: &Endpoint) -> Result<http::HeaderMap> {
         if endpoint.takes_credentials() {
-            self.0.credentials.headers(self).await
+            let scopes = [CLOUD_PLATFORM.to_owned()];
+            self.0.identity.headers(self, &scopes).await
         } else {
             Ok(http::HeaderMap::new())
         }
     }
 
-    /// Forgets the token at hand after a service has refused it; the next call gets another.
-    pub(crate) async fn renew_credentials(&self) {
-        self.0.credentials.forget().await;
+    /// Forgets the tokens at hand after a service has refused one; the next call gets another. Of
+    /// many calls that went out with the same one, the first does it: `asked` is when it went out.
+    pub(crate) async fn renew_credentials(&self, asked: std::time::Instant) {
+        self.0.identity.forget(asked).await;
+    }
+
+    /// An access token of these scopes that is valid now; registered for redaction.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Auth`] saying where credentials were looked for, or what refused them.
+    pub async fn access_token(&self, scopes: &[String]) -> Result<secrecy::SecretString> {
+        self.0.identity.access_token(self, scopes).await
+    }
+
+    /// An ID token for this audience that is valid now; registered for redaction.
+    ///
+    /// # Errors
+    /// As [`Self::access_token`]; and where the credentials have no ID tokens for an audience.
+    pub async fn id_token(&self, audience: &str) -> Result<secrecy::SecretString> {
+        self.0.identity.id_token(self, audience).await
+    }
+
+    /// Whose credentials are at hand, as an access token of these scopes tells.
+    ///
+    /// # Errors
+    /// As [`Self::access_token`].
+    pub async fn who(&self, scopes: &[String]) -> Result<Who> {
+        self.0.identity.who(self, scopes).await
     }
 
     /// The project to use where none is named: the setting, the credentials' own, or the one this
@@ -99,6 +131,11 @@ impl Google {
             .get_or_try_init(|| project::discover(self))
             .await
             .cloned()
+    }
+
+    /// The client for Google itself and what else is beyond this machine.
+    fn remote(&self) -> &reqwest::Client {
+        &self.0.remote
     }
 
     fn http(&self, endpoint: &Endpoint) -> &reqwest::Client {

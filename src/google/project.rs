@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Google, credentials};
+use super::read::read;
+use super::{Google, identity};
 use crate::error::{Error, Result};
 
 /// How long the metadata server may take.
@@ -16,7 +17,7 @@ pub(super) async fn discover(google: &Google) -> Result<String> {
     if let Some(project) = &google.settings().project {
         return Ok(project.clone());
     }
-    if let Some(file) = credentials::file(google)? {
+    if let Some(file) = identity::file(google)? {
         for key in ["project_id", "quota_project_id"] {
             if let Some(project) = file.json[key].as_str().filter(|p| !p.is_empty()) {
                 return Ok(project.to_owned());
@@ -54,13 +55,7 @@ async fn from_metadata(google: &Google) -> Option<String> {
     if !genuine {
         return None;
     }
-    let mut text = Vec::new();
-    while let Some(chunk) = answer.chunk().await.ok()? {
-        text.extend_from_slice(&chunk);
-        if text.len() > LONGEST {
-            return None;
-        }
-    }
+    let text = read(&mut answer, LONGEST).await.ok()?;
     let project = String::from_utf8(text).ok()?.trim().to_owned();
     (!project.is_empty()).then_some(project)
 }

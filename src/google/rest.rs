@@ -1,12 +1,13 @@
 //! Calls to Google's REST surfaces, with the one retry ring around them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 use url::Url;
 
+use super::read::{ReadError, read};
 use super::{Endpoint, Failure, Google, Next};
 use crate::http::retry_after;
 
@@ -69,7 +70,7 @@ pub struct Call<'a> {
     /// Query.
     pub query: &'a [(&'a str, &'a str)],
     /// JSON body.
-    pub body: Option<&'a Value>,
+    pub body: Option<Bytes>,
     /// The `ETag` that the thing must still have.
     pub if_match: Option<&'a str>,
     /// How patiently.
@@ -135,6 +136,8 @@ pub(crate) struct Ring<'a> {
     retry: RetryPolicy,
     failures: u32,
     renewed: bool,
+    /// When the attempt at hand began.
+    asked: Instant,
 }
 
 impl Ring<'_> {
@@ -146,7 +149,8 @@ impl Ring<'_> {
         // A token may be revoked or expire on the way; a new one decides, once.
         if failure.status == Some(401) && !self.renewed && self.endpoint.takes_credentials() {
             self.renewed = true;
-            self.google.renew_credentials().await;
+            self.google.renew_credentials(self.asked).await;
+            self.asked = self.google.clock().instant();
             return Ok(());
         }
         self.failures += 1;
@@ -177,6 +181,7 @@ impl Ring<'_> {
             ),
         }
         self.google.clock().sleep(delay).await;
+        self.asked = self.google.clock().instant();
         Ok(())
     }
 }
@@ -211,6 +216,7 @@ impl Google {
             retry,
             failures: 0,
             renewed: false,
+            asked: self.clock().instant(),
         }
     }
 
@@ -222,12 +228,12 @@ impl Google {
             headers.insert(http::header::IF_MATCH, etag);
         }
         let mut body = Bytes::new();
-        if let Some(json) = call.body {
+        if let Some(json) = &call.body {
             headers.insert(
                 http::header::CONTENT_TYPE,
                 HeaderValue::from_static("application/json"),
             );
-            body = json.to_string().into();
+            body = json.clone();
         }
         let answer = self
             .exchange(Exchange {
@@ -269,9 +275,10 @@ impl Google {
         let mut answer = request.send().await.map_err(transport)?;
         let status = answer.status().as_u16();
         let headers = answer.headers().clone();
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(transport)? {
-            if body.len() + chunk.len() > LARGEST_ANSWER {
+        let body = match read(&mut answer, LARGEST_ANSWER).await {
+            Ok(body) => body,
+            Err(ReadError::Transport(e)) => return Err(transport(e)),
+            Err(ReadError::TooLarge) => {
                 return Err(Failure {
                     status: Some(status),
                     reason: "responseTooLarge".into(),
@@ -281,8 +288,7 @@ impl Google {
                     )
                 });
             }
-            body.extend_from_slice(&chunk);
-        }
+        };
         Ok(Answer {
             status,
             retry_after: retry_after(&headers, self.clock().now()),

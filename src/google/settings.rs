@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::Endpoint;
+use super::{Endpoint, Impersonation};
 pub use crate::config::GOOGLE_CLOUD_PROJECT;
 use crate::error::{Error, Result};
 
@@ -27,6 +27,13 @@ pub const GOOGLE_CLOUD_QUOTA_PROJECT: &str = "GOOGLE_CLOUD_QUOTA_PROJECT";
 /// Folder of `gcloud`'s configuration.
 pub const CLOUDSDK_CONFIG: &str = "CLOUDSDK_CONFIG";
 
+/// `1`: a file with credentials may name a program that is run to get a token.
+pub const ALLOW_EXECUTABLES: &str = "GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES";
+/// Domain of Google's services, where it is a sovereign cloud's.
+pub const GOOGLE_CLOUD_UNIVERSE_DOMAIN: &str = "GOOGLE_CLOUD_UNIVERSE_DOMAIN";
+/// Service account to act as, as `gcloud` reads it.
+pub const IMPERSONATE: &str = "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT";
+
 /// Where Google's services and credentials are. [`Default`] is Google itself with nothing found in
 /// the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,24 +54,41 @@ pub struct GoogleSettings {
     pub project: Option<String>,
     /// Project that pays for calls made with a person's credentials.
     pub quota_project: Option<String>,
+    /// Service account to act as.
+    pub impersonate: Option<Impersonation>,
+    /// Domain of Google's services.
+    pub universe: String,
+    /// Whether a file with credentials may name a program to be run.
+    pub allow_executables: bool,
 }
 
 impl Default for GoogleSettings {
     fn default() -> Self {
         Self {
-            bigquery: Endpoint::google("bigquery.googleapis.com"),
-            bigquery_storage: Endpoint::google("bigquerystorage.googleapis.com"),
+            bigquery: Endpoint::google(&format!("bigquery.{}", Self::UNIVERSE)),
+            bigquery_storage: Endpoint::google(&format!("bigquerystorage.{}", Self::UNIVERSE)),
             secret_manager: None,
             metadata: Endpoint::parse("http://metadata.google.internal", GCE_METADATA_HOST).ok(),
             credentials_file: None,
             well_known_file: None,
             project: None,
             quota_project: None,
+            impersonate: None,
+            universe: Self::UNIVERSE.to_owned(),
+            allow_executables: false,
         }
     }
 }
 
 impl GoogleSettings {
+    /// The domain of Google's services, but for sovereign clouds.
+    pub const UNIVERSE: &str = "googleapis.com";
+
+    /// The service of this name, where nothing says that it is elsewhere.
+    pub(crate) fn service(&self, name: &str) -> Endpoint {
+        Endpoint::google(&format!("{name}.{}", self.universe))
+    }
+
     /// Reads the ecosystem's variables through `lookup`. An empty value counts as unset.
     ///
     /// # Errors
@@ -74,6 +98,18 @@ impl GoogleSettings {
         let get = |name: &str| lookup(name).filter(|v| !v.trim().is_empty());
         let endpoint = |name: &str| get(name).map(|v| Endpoint::parse(&v, name)).transpose();
         let mut settings = Self::default();
+        if let Some(universe) = get(GOOGLE_CLOUD_UNIVERSE_DOMAIN) {
+            let domain = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+            if !universe.contains('.') || !universe.chars().all(domain) {
+                return Err(Error::config(format!(
+                    "`{GOOGLE_CLOUD_UNIVERSE_DOMAIN}` is no domain"
+                ))
+                .hint(format!("write it like `{}`", Self::UNIVERSE)));
+            }
+            settings.universe = universe;
+            settings.bigquery = settings.service("bigquery");
+            settings.bigquery_storage = settings.service("bigquerystorage");
+        }
         match (
             endpoint(BIGQUERY_EMULATOR_HOST)?,
             endpoint(BIGQUERY_STORAGE_EMULATOR_HOST)?,
@@ -106,6 +142,10 @@ impl GoogleSettings {
             .map(|folder| folder.join("application_default_credentials.json"));
         settings.project = get(GOOGLE_CLOUD_PROJECT).or_else(|| get(GCLOUD_PROJECT));
         settings.quota_project = get(GOOGLE_CLOUD_QUOTA_PROJECT);
+        settings.allow_executables = get(ALLOW_EXECUTABLES).is_some_and(|v| v == "1");
+        settings.impersonate = get(IMPERSONATE)
+            .map(|v| Impersonation::parse(&v, IMPERSONATE))
+            .transpose()?;
         Ok(settings)
     }
 

@@ -46,6 +46,7 @@ pub use client::HttpClient;
 pub use options::HttpOptions;
 pub use origin::{Origins, shown};
 pub use retry::RetryPolicy;
+pub(crate) use tls::system_roots;
 
 /// A request as the engine wants it sent, before credentials.
 #[derive(Clone, Debug)]

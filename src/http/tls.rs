@@ -26,8 +26,9 @@ pub(super) fn config(ca_file: Option<&Path>) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// Read once a process: it takes some milliseconds.
-fn system_roots() -> &'static RootCertStore {
+/// Whom this machine trusts, or Mozilla where it trusts nobody. Read once a process: it takes some
+/// milliseconds.
+pub(crate) fn system_roots() -> &'static RootCertStore {
     static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
     ROOTS.get_or_init(|| {
         let mut roots = RootCertStore::empty();

@@ -7,7 +7,7 @@ use crate::schema::decode::{Decoder, EXTRA_COLUMN};
 use crate::schema::evolution::{adopt, type_of};
 use crate::schema::grow::Rules;
 use crate::schema::landing::{Contract, column};
-use crate::schema::{TableSchema, infer};
+use crate::schema::{TableSchema, infer, name};
 
 /// The stream's contract: by default, columns that somebody has written down stay as they are, and
 /// inferred ones evolve.
@@ -83,19 +83,39 @@ pub fn rules(table: &TableSpec) -> Rules {
 /// Whether everything so far fits a table that must not change; the decoder watches.
 ///
 /// # Errors
-/// [`ErrorKind::Schema`] naming stream, table and the field.
-pub fn check_frozen(decoder: &Decoder, stream: &str, table: &str) -> Result<()> {
+/// [`ErrorKind::Schema`] naming stream, table and the fields.
+pub fn check_frozen(decoder: &Decoder, stream: &str, spec: &TableSpec) -> Result<()> {
     let error = |text: String| Error::new(ErrorKind::Schema, text);
-    if !decoder.unknown_fields().is_empty()
-        && let Some((field, column)) = decoder.news().first_field()
-    {
-        return Err(error(format!(
-            "a record of stream `{stream}` has the field `{field}`, which table `{table}` has no column for, and its contract is `freeze`"
-        ))
-        .hint(format!(
-            "add the column to the stream's schema file and to the table (its values look like {}), or say what is to become of new fields: `table: {{contract: evolve}}`, `discard` or `json`",
-            type_of(&column)
-        )));
+    let table = &spec.name;
+    let fields = match decoder.unknown_fields().is_empty() {
+        true => Vec::new(),
+        false => decoder.news().fields(&spec.schema.columns),
+    };
+    let instead =
+        "or say what is to become of new fields: `table: {contract: evolve}`, `discard` or `json`";
+    match &fields[..] {
+        [] => {}
+        [(field, column)] => {
+            let the = if field.is_empty() { "" } else { "the field " };
+            return Err(error(format!(
+                "a record of stream `{stream}` has {the}{}, which table `{table}` has no column for, and its contract is `freeze`",
+                name::shown(field)
+            ))
+            .hint(format!(
+                "add the column to the stream's schema file and to the table (its values look like {}), {instead}",
+                type_of(column)
+            )));
+        }
+        fields => {
+            let names: Vec<String> = fields.iter().map(|(field, _)| field.clone()).collect();
+            return Err(error(format!(
+                "records of stream `{stream}` have fields that table `{table}` has no columns for, and its contract is `freeze`: {}",
+                name::listed(&names)
+            ))
+            .hint(format!(
+                "add the columns to the stream's schema file and to the table (`drawoff schema --infer` proposes them), {instead}"
+            )));
+        }
     }
     if let Some((path, reason)) = decoder.first_reject() {
         let place = match path {

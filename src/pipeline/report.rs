@@ -44,8 +44,13 @@ pub struct StreamReport {
     pub records: u64,
     /// Rows published.
     pub rows: u64,
-    /// Rows that a newer one of the same run replaced before they were published.
+    /// Rows that a newer one of the same slice replaced before they were published, or that are no new
+    /// version where the table keeps history.
     pub deduplicated: u64,
+    /// Records left out since they are no newer than what was read before.
+    pub skipped: u64,
+    /// Whether the table keeps history.
+    pub keeps_history: bool,
     /// Records kept in the rejects table.
     pub rejected: u64,
     /// Records' fields that the table has no column for, first few by name.
@@ -99,7 +104,7 @@ impl StreamReport {
     /// Whether records came and none of them fits the table, whose rows are therefore as they were.
     pub fn fits_nothing(&self) -> bool {
         let ended = matches!(self.outcome, Outcome::Done | Outcome::TooManyRejects { .. });
-        ended && self.rejected > 0 && self.rows + self.deduplicated == 0
+        ended && self.rejected > 0 && self.rows + self.deduplicated + self.skipped == 0
     }
 
     /// That, in words.
@@ -134,7 +139,7 @@ impl StreamReport {
             records: self.records,
             published: self.rows,
             rejected: self.rejected,
-            deduplicated: self.deduplicated,
+            deduplicated: self.deduplicated + self.skipped,
             slices: self.slices,
             pages: self.pages,
             bytes: self.bytes,

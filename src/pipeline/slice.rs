@@ -235,7 +235,7 @@ impl SliceWriter {
         };
         let skipped = self.decoder.take_skipped();
         self.tally.skipped += skipped;
-        Meter::add(&self.meter.deduplicated, skipped);
+        Meter::add(&self.meter.skipped, skipped);
         let walked = match walked {
             Ok(walked) => walked,
             Err(error) => {
@@ -246,7 +246,7 @@ impl SliceWriter {
         };
         self.tally.read += walked.records;
         if self.contract == Contract::Freeze {
-            contract::check_frozen(&self.decoder, &self.key.stream, &self.table.name)?;
+            contract::check_frozen(&self.decoder, &self.key.stream, &self.table)?;
         }
         if let Some(column) = &self.cursor {
             let found = column.highest(&self.decoder, position);

@@ -68,17 +68,36 @@ impl News {
 }
 
 impl News {
-    /// The path of the first field that needs a column, and that column.
-    pub fn first_field(&self) -> Option<(String, Column)> {
-        first_field(&self.fresh, 0)
+    /// The paths of the fields that need a column in a table of these ones, and what it would be.
+    pub fn fields(&self, columns: &[Column]) -> Vec<(String, Column)> {
+        let mut found = Vec::new();
+        unplaced(&self.fresh, columns, "", &mut found);
+        found
     }
 }
 
-fn first_field(fresh: &Fields, depth: usize) -> Option<(String, Column)> {
-    fresh.keys().find_map(|key| {
-        let column = column(fresh.get(key)?, depth)?;
-        Some((key.to_owned(), column))
-    })
+fn unplaced(fresh: &Fields, columns: &[Column], path: &str, found: &mut Vec<(String, Column)>) {
+    for key in fresh.keys() {
+        let Some(shape) = fresh.get(key) else {
+            continue;
+        };
+        let inner = match shape {
+            Shape::Object(fields) => Some(fields),
+            Shape::List(item) => match &**item {
+                Shape::Object(fields) => Some(fields),
+                _ => None,
+            },
+            _ => None,
+        };
+        let is_record = |c: &&Column| c.name == key && c.kind == ColumnType::Record;
+        let path = format!("{path}{key}");
+        match (columns.iter().find(is_record), inner) {
+            (Some(record), Some(inner)) => {
+                unplaced(inner, &record.fields, &format!("{path}."), found);
+            }
+            _ => found.extend(column(shape, 0).map(|column| (path, column))),
+        }
+    }
 }
 
 impl Misfit {
@@ -298,6 +317,31 @@ mod tests {
         assert_eq!(
             grown(columns, records, &Rules::default()),
             ["id INT64".to_owned(), hashed]
+        );
+    }
+
+    #[test]
+    fn new_fields_are_named_by_their_path() {
+        let columns = r#"[{"name": "id", "type": "INT64"},
+            {"name": "o", "type": "RECORD", "fields": [{"name": "a", "type": "INT64"}]},
+            {"name": "l", "type": "RECORD", "mode": "REPEATED", "fields": [{"name": "a", "type": "INT64"}]}]"#;
+        let record = r#"{"id": 1, "new": 1, "o": {"a": 1, "b": {"c": "x"}}, "l": [{"b": true}], "none": null, "": "x"}"#;
+        let table = schema(columns);
+        let mut decoder = Decoder::new(&table);
+        decoder.watch();
+        let mut json = Jiter::new(record.as_bytes());
+        let peek = json.peek().unwrap();
+        decoder.record(&mut json, peek).unwrap();
+        let fields = decoder.news().fields(&table.columns);
+        let named: Vec<_> = fields.iter().map(|(f, c)| (&**f, c.kind)).collect();
+        assert_eq!(
+            named,
+            [
+                ("new", ColumnType::Int64),
+                ("", ColumnType::String),
+                ("o.b", ColumnType::Record),
+                ("l.b", ColumnType::Bool),
+            ]
         );
     }
 

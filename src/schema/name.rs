@@ -14,6 +14,12 @@ use sha2::{Digest, Sha256};
 /// Longest column name.
 pub const MAX_LENGTH: usize = 300;
 
+/// Most names that a message lists.
+const MOST_LISTED: usize = 20;
+
+/// Longest name in a message, in characters.
+const LONGEST_SHOWN: usize = 200;
+
 /// Prefixes that BigQuery keeps for itself, compared without regard to case.
 const RESERVED: [&str; 9] = [
     "_TABLE_",
@@ -92,6 +98,26 @@ pub fn hashed(key: &str) -> String {
 pub fn suffixed(name: &str, suffix: &str) -> String {
     let cut = name.len().min(MAX_LENGTH.saturating_sub(suffix.len()));
     format!("{}{suffix}", name.get(..cut).unwrap_or(name))
+}
+
+/// A field as a message names it: `` `a.b` ``, or in words where its name is empty.
+pub fn shown(field: &str) -> String {
+    match field {
+        "" => "a field with an empty name".to_owned(),
+        _ => format!(
+            "`{}`",
+            field.chars().take(LONGEST_SHOWN).collect::<String>()
+        ),
+    }
+}
+
+/// Fields as a message lists them: the first ones, and how many more.
+pub fn listed(fields: &[String]) -> String {
+    let first: Vec<String> = fields.iter().take(MOST_LISTED).map(|f| shown(f)).collect();
+    match fields.len().saturating_sub(MOST_LISTED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
 }
 
 /// How well a key fits a column's name.
@@ -195,6 +221,21 @@ mod tests {
                 Place::There(_) => panic!("{k}"),
             })
             .collect()
+    }
+
+    #[test]
+    fn fields_are_shown_in_words_where_their_name_is_empty() {
+        assert_eq!(shown("a.b"), "`a.b`");
+        assert_eq!(shown(""), "a field with an empty name");
+        assert_eq!(shown(&"x".repeat(1_000)).len(), LONGEST_SHOWN + 2);
+    }
+
+    #[test]
+    fn a_list_of_fields_ends_with_how_many_more() {
+        let names = |n: usize| (0..n).map(|i| format!("c{i}")).collect::<Vec<_>>();
+        assert_eq!(listed(&names(2)), "`c0`, `c1`");
+        assert!(listed(&names(20)).ends_with("`c18`, `c19`"));
+        assert!(listed(&names(23)).ends_with("`c18`, `c19` and 3 more"));
     }
 
     #[test]

@@ -192,17 +192,13 @@ pub(super) fn columns_of(fields: &Fields, there: &[&str], depth: usize) -> Vec<C
             name::Place::There(_) => None,
             name::Place::New(name) => Some(match *name == key {
                 true => column.named(name),
-                false => column
-                    .named(name)
-                    .describe(format!("Field `{}`.", shortened(key))),
+                false => column.named(name).describe(match key {
+                    "" => "The field with an empty name.".to_owned(),
+                    key => format!("Field {}.", name::shown(key)),
+                }),
             }),
         })
         .collect()
-}
-
-/// A key as a description can hold it.
-fn shortened(key: &str) -> String {
-    key.chars().take(200).collect()
 }
 
 /// The column that holds values of that shape, without a name yet; `None` while only nulls were met.

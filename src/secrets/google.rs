@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use super::{SecretRef, SecretStore, Version};
 use crate::error::{Error, ErrorKind, Result};
-use crate::google::{Call, Endpoint, Failure, Google, RetryPolicy};
+use crate::google::{Call, Failure, Google, RetryPolicy};
 use crate::telemetry::redact;
 
 /// Reads `gcp://` references. Concurrent questions for one secret are one request.
@@ -35,10 +35,11 @@ impl SecretManager {
     async fn access(&self, name: &Name<'_>) -> Result<Version> {
         let endpoint = match (&self.google.settings().secret_manager, name.location) {
             (Some(elsewhere), _) => elsewhere.clone(),
-            (None, None) => Endpoint::google("secretmanager.googleapis.com"),
+            (None, None) => self.google.settings().service("secretmanager"),
             // The global endpoint does not serve regional secrets.
             (None, Some(location)) => {
-                Endpoint::google(&format!("secretmanager.{location}.rep.googleapis.com"))
+                let regional = format!("secretmanager.{location}.rep");
+                self.google.settings().service(&regional)
             }
         };
         let version = format!("{}:access", name.version);

@@ -56,6 +56,8 @@ pub struct Overrides {
     pub set: Vec<String>,
     /// `--base-url`.
     pub base_url: Option<Url>,
+    /// `--impersonate-service-account`.
+    pub impersonate: Option<String>,
 }
 
 /// What is configured.
@@ -84,6 +86,8 @@ pub struct Settings {
     sources: Vec<SourceEntry>,
     set: Vec<(String, String)>,
     base_url: Option<Url>,
+    /// Service account to act as, accounts on the way to it before it, with commas.
+    pub impersonate: Option<String>,
     environment: Environment,
 }
 
@@ -159,6 +163,7 @@ impl Settings {
                 .map(|text| split_set(text))
                 .collect::<Result<_>>()?,
             base_url: overrides.base_url,
+            impersonate: overrides.impersonate,
             file,
             environment,
         })

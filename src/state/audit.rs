@@ -29,8 +29,8 @@ pub struct RunRecord {
     pub published: u64,
     /// Records kept in the rejects table.
     pub rejected: u64,
-    /// Records and rows that were left out for a newer one with the same key, or because the table had
-    /// them already.
+    /// Records and rows that were left out for a newer one with the same key, as no new version, or as no
+    /// newer than those read before.
     pub deduplicated: u64,
     /// Slices published.
     pub slices: u64,

@@ -22,8 +22,10 @@ pub struct Meter {
     pub slices: AtomicU64,
     /// Rows published.
     pub published: AtomicU64,
-    /// Staged rows that a newer one with the same key replaced, and records that the table had already.
+    /// Staged rows that a newer one with the same key replaced, or that are no new version.
     pub deduplicated: AtomicU64,
+    /// Records left out since they are no newer than what was read before.
+    pub skipped: AtomicU64,
     /// Records kept in the rejects table.
     pub rejected: AtomicU64,
     /// Whether the stream is waiting for the API's rate limit right now.

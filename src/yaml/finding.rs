@@ -186,11 +186,12 @@ impl Findings {
 }
 
 /// What other tools call a key, and what it is called here.
-const ELSEWHERE: [(&str, &str); 14] = [
+const ELSEWHERE: [(&str, &str); 15] = [
     ("authentication", "auth"),
     ("authenticator", "auth"),
     ("cursor_field", "cursor"),
     ("endpoint", "path"),
+    ("name", "title"),
     ("page_size", "size_param"),
     ("paginator", "pagination"),
     ("partition", "partition_by"),
@@ -205,12 +206,23 @@ const ELSEWHERE: [(&str, &str); 14] = [
 
 /// A hint that names the known name nearest to `name`, else all known ones.
 pub fn suggest(name: &str, known: &[&str]) -> String {
+    suggest_with(name, known, &[])
+}
+
+/// As [`suggest`]. A name that is none of the known ones, but a key of one of these maps among them, is told
+/// where it belongs.
+pub fn suggest_with(name: &str, known: &[&str], inner: &[(&str, &[&str])]) -> String {
     let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name);
-    let near = match elsewhere {
-        Some((_, here)) if known.contains(here) => Some(*here),
-        _ => nearest(name, known.iter().copied()),
-    };
-    match near {
+    let here = elsewhere.map_or(name, |(_, here)| here);
+    if known.contains(&here) {
+        return format!("did you mean `{here}`?");
+    }
+    for (map, keys) in inner {
+        if let Some(key) = keys.iter().find(|key| **key == here || **key == name) {
+            return format!("it belongs inside `{map}`: `{map}: {{{key}: …}}`");
+        }
+    }
+    match nearest(name, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None if known.is_empty() => "none is known here".to_owned(),
         None => format!("known here: `{}`", known.join("`, `")),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::finding::suggest;
+use super::finding::{suggest, suggest_with};
 use super::{Entry, Findings, Node, Position, Value};
 
 /// Reads values and gathers what is wrong with them.
@@ -76,13 +76,25 @@ impl Reader {
 
     /// A map with only these keys.
     pub fn fields<'n>(&mut self, node: &'n Node, what: &str, known: &[&str]) -> Option<Fields<'n>> {
+        self.fields_with(node, what, known, &[])
+    }
+
+    /// A map with only these keys, some of which are maps with known keys of their own: `inner`. A key
+    /// that stands beside one of these and belongs inside is told so.
+    pub fn fields_with<'n>(
+        &mut self,
+        node: &'n Node,
+        what: &str,
+        known: &[&str],
+        inner: &[(&str, &[&str])],
+    ) -> Option<Fields<'n>> {
         let entries = self.entries(node, what)?;
         for entry in entries {
             if !known.contains(&entry.key.as_str()) {
                 self.findings.error(
                     entry.at,
                     format!("unknown key `{}` in {what}", entry.key),
-                    suggest(&entry.key, known),
+                    suggest_with(&entry.key, known, inner),
                 );
             }
         }

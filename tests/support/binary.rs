@@ -240,6 +240,17 @@ impl Running {
         .await
     }
 
+    /// Waits for a line of standard error that holds the text.
+    pub async fn line(&mut self, text: &str) -> String {
+        assert!(
+            self.until_says(text).await,
+            "`{text}` was not said: {}",
+            self.said()
+        );
+        let said = self.said();
+        said.lines().find(|l| l.contains(text)).unwrap().to_owned()
+    }
+
     /// Types a line.
     pub fn write_line(&mut self, line: &str) {
         let input = self.child.as_mut().unwrap().stdin.as_mut().unwrap();

@@ -7,6 +7,7 @@ pub mod fake_api;
 pub mod faults;
 pub mod frozen_clock;
 pub mod github;
+pub mod google;
 pub mod hasty_clock;
 pub mod meddler;
 pub mod oidc;

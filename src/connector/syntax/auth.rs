@@ -9,7 +9,7 @@ use crate::connector::model::{Auth, KeyPlace};
 use crate::connector::template::Template;
 use crate::yaml::{Node, Position};
 
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "none",
     "basic",
     "bearer",
@@ -18,6 +18,7 @@ const KINDS: [&str; 8] = [
     "client_credentials",
     "jwt",
     "session",
+    "google",
 ];
 
 impl Lower<'_> {
@@ -55,6 +56,7 @@ impl Lower<'_> {
             "client_credentials" => self.grant("client_credentials", inner),
             "jwt" => self.self_signed(inner),
             "session" => self.session(inner),
+            "google" => self.google(inner),
             _ => {
                 self.reader
                     .findings

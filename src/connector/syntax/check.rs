@@ -6,6 +6,7 @@ use super::Lower;
 use super::stream::Draft;
 use crate::connector::model::{Auth, LoginPlace, Step};
 use crate::connector::template::Template;
+use crate::schema::landing::Disposition;
 use crate::yaml::Reader;
 
 /// Tables are distinct; a cursor that goes into the body finds one.
@@ -59,6 +60,33 @@ pub(super) fn sessions(lower: &mut Lower<'_>, drafts: &[Draft]) {
                 ),
                 "say where one logs in as `login: {url: …}`, or give each an `auth` of its own"
                     .to_owned(),
+            );
+        }
+    }
+}
+
+/// Warns of an `allow_empty_replace` that ordinary runs do not heed, since none of them says what becomes of
+/// all rows. Where it is said for several streams, one that heeds it is enough.
+pub(super) fn empty_replace(reader: &mut Reader, drafts: &[Draft]) {
+    let said = |draft: &Draft| {
+        let mut flags = draft.places.flags.iter();
+        let flag = flags.find(|(key, _)| key == "allow_empty_replace");
+        flag.map(|(_, at)| *at)
+            .filter(|_| draft.stream.table.allow_empty_replace)
+    };
+    let heeds = |draft: &Draft| {
+        let table = &draft.stream.table;
+        table.soft_delete || matches!(table.disposition, Disposition::Replace | Disposition::Scd2)
+    };
+    for draft in drafts {
+        let Some(at) = said(draft) else { continue };
+        let mut same = drafts.iter().filter(|other| said(other) == Some(at));
+        if !same.any(heeds) {
+            let disposition = draft.stream.table.disposition.word();
+            reader.findings.warning(
+                at,
+                format!("`allow_empty_replace` has no effect but with `--full-refresh`: with `disposition: {disposition}` a run empties nothing"),
+                "leave it out; it is for `disposition: replace`, `scd2` and `soft_delete`".to_owned(),
             );
         }
     }

@@ -26,6 +26,9 @@ const HISTORY: [(&str, ColumnType); 3] = [
 /// And to one with soft deletes.
 const DELETES: [(&str, ColumnType); 1] = [(column::DELETED_AT, ColumnType::Timestamp)];
 
+/// Those that `audit_columns: false` leaves out.
+const AUDIT: [&str; 2] = [column::EXTRACTED_AT, column::RUN_ID];
+
 /// The columns that the engine adds to a stream's table.
 fn engine(stream: &Stream) -> impl Iterator<Item = (&'static str, ColumnType)> {
     let history = stream.table.disposition == Disposition::Scd2;
@@ -122,6 +125,8 @@ enum Found {
     Unknown,
     /// It does not exist.
     Missing,
+    /// It is one of [`AUDIT`], and the stream does without them.
+    LeftOut,
 }
 
 impl Fit<'_> {
@@ -240,6 +245,13 @@ impl Fit<'_> {
                     hint.to_owned(),
                 );
             }
+            Found::LeftOut => self.reader.findings.error(
+                at,
+                format!(
+                    "`{key}` names `{name}`, which the table of stream `{stream}` lacks because of `audit_columns: false`"
+                ),
+                "leave `audit_columns` out, or name a column of the records".to_owned(),
+            ),
             Found::Missing => {
                 let known: Vec<&str> = self.known();
                 let hint = match nearest(name, known.iter().copied()) {
@@ -270,6 +282,10 @@ impl Fit<'_> {
         let declared = self.schema.is_some_and(|s| s.column(name).is_some());
         if !declared && added.iter().any(|(a, _)| a.eq_ignore_ascii_case(name)) {
             return Found::Typed(ColumnType::String, Mode::Nullable);
+        }
+        let is_audit = AUDIT.iter().any(|a| a.eq_ignore_ascii_case(name));
+        if self.draft.stream.table.bare && is_audit {
+            return Found::LeftOut;
         }
         let mut engine = engine(&self.draft.stream);
         if let Some((_, kind)) = engine.find(|(e, _)| e.eq_ignore_ascii_case(name)) {

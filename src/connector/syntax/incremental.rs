@@ -9,7 +9,8 @@ use crate::yaml::{Fields, Node, Position};
 /// Config key that is every incremental stream's `start` unless the file says otherwise.
 const START_KEY: &str = "start_date";
 
-const INCREMENTAL: [&str; 8] = [
+/// Keys of `incremental`.
+pub(super) const KEYS: [&str; 8] = [
     "cursor",
     "since_param",
     "until_param",
@@ -69,7 +70,7 @@ impl Lower<'_> {
         };
         let at = stream.or(top)?.at;
         let what = "`incremental`";
-        let mut fields = |node| self.reader.fields(node, what, &INCREMENTAL);
+        let mut fields = |node| self.reader.fields(node, what, &KEYS);
         let layers = Layers {
             stream: stream.and_then(&mut fields),
             top: top.and_then(&mut fields),

@@ -8,6 +8,7 @@
 mod auth;
 mod check;
 mod fit;
+mod google;
 mod incremental;
 mod oauth;
 mod pagination;
@@ -44,6 +45,9 @@ const ONLY_TOP: [&str; 8] = [
     "base_url",
 ];
 
+/// Maps that a stream and the top of the file have, with their keys.
+const INNER: [(&str, &[&str]); 2] = [("table", &table::KEYS), ("incremental", &incremental::KEYS)];
+
 /// A connector file as read.
 #[derive(Clone, Debug)]
 pub struct Lowered {
@@ -75,7 +79,7 @@ pub fn read(name: &str, file: &str, text: &str, schemas: &Schemas) -> (Option<Lo
         return (None, reader.findings);
     }
     let known: Vec<&str> = top_keys();
-    let Some(top) = reader.fields(&tree, "the connector", &known) else {
+    let Some(top) = reader.fields_with(&tree, "the connector", &known, &INNER) else {
         return (None, reader.findings);
     };
     let mut lower = Lower {
@@ -148,6 +152,7 @@ impl<'n> Lower<'n> {
             .filter_map(|entry| self.stream(entry, &names))
             .collect();
         check::streams(&mut self.reader, &drafts);
+        check::empty_replace(&mut self.reader, &drafts);
         fit::schemas(&mut self.reader, &drafts, schemas);
         check::sessions(self, &drafts);
         check::config(self, &drafts);

@@ -2,10 +2,10 @@
 
 use http::Method;
 
-use super::Lower;
 use super::incremental::Places;
 use super::place::{May, ParentUse};
 use super::table::check_table;
+use super::{INNER, Lower};
 use crate::connector::model::{CursorField, Parent, RequestTemplate, Stream};
 use crate::connector::template::Template;
 use crate::error::nearest;
@@ -79,9 +79,10 @@ impl<'n> Lower<'n> {
         let empty: &'n [Entry] = &[];
         let own = match &entry.node.value {
             Value::Null => Fields::new(entry.at, empty),
-            _ => self
-                .reader
-                .fields(&entry.node, &format!("stream `{name}`"), &KEYS)?,
+            _ => {
+                let what = format!("stream `{name}`");
+                self.reader.fields_with(&entry.node, &what, &KEYS, &INNER)?
+            }
         };
         let said = Said {
             stream: own,
@@ -137,8 +138,23 @@ impl<'n> Lower<'n> {
         if table.disposition.is_keyed() && primary_key.is_empty() {
             self.reader.findings.error(
                 places.disposition.unwrap_or(entry.at),
-                format!("stream `{name}` is to be merged by its `primary_key`, and has none"),
+                match table.disposition {
+                    Disposition::Scd2 => format!(
+                        "stream `{name}` keeps the history of each row, which `scd2` tells by its `primary_key`, and has none"
+                    ),
+                    _ => format!("stream `{name}` is to be merged by its `primary_key`, and has none"),
+                },
                 "name the columns that make a row: `primary_key: [id]`".to_owned(),
+            );
+        }
+        if table.disposition == Disposition::Append && incremental.is_none() {
+            self.reader.findings.warning(
+                places.disposition.unwrap_or(entry.at),
+                format!(
+                    "stream `{name}` is not incremental, so each run reads all of it and `append` adds every row again"
+                ),
+                "say `incremental`, or `disposition: replace`, or `merge` with a `primary_key`; leave it where each run is to add a copy of its own"
+                    .to_owned(),
             );
         }
         if table.write_method.is_direct() && table.disposition != Disposition::Append {
@@ -470,14 +486,24 @@ impl<'n> Lower<'n> {
                 "name the `primary_key` to have late rows merged".to_owned(),
             );
         }
-        if matches!(incremental.cursor, CursorField::Own(_))
+        let reads_all = matches!(incremental.cursor, CursorField::Own(_))
             && incremental.since_param.is_none()
-            && !bounded_below
-        {
+            && !bounded_below;
+        if reads_all {
             self.reader.findings.warning(
                 at,
                 "nothing in the request asks for new records only, so every run reads all",
                 "say `since_param`, or use `{{ since }}` in a parameter or the body".to_owned(),
+            );
+        } else if stream.table.disposition == Disposition::Replace {
+            self.reader.findings.error(
+                draft.places.disposition.unwrap_or(at),
+                format!(
+                    "stream `{}` is incremental: a run reads what is new, and `replace` would leave only that in the table",
+                    stream.name
+                ),
+                "leave `incremental` out, so that each run reads everything; or say `disposition: merge` with a `primary_key`, or `append`"
+                    .to_owned(),
             );
         }
     }

@@ -9,7 +9,8 @@ use crate::yaml::Node;
 /// More rejected records than this make a run end non-zero, unless the file says otherwise.
 const DEFAULT_MAX_REJECTS: u64 = 100;
 
-const TABLE: [&str; 10] = [
+/// Keys of `table`.
+pub(super) const KEYS: [&str; 10] = [
     "name",
     "partition_by",
     "cluster_by",
@@ -40,7 +41,7 @@ impl Lower<'_> {
             Some(Some(node)) => (Some(node), top),
             None => (None, top),
         };
-        let mut fields = |node| self.reader.fields(node, what, &TABLE);
+        let mut fields = |node| self.reader.fields(node, what, &KEYS);
         let layers = Layers {
             stream: stream.and_then(&mut fields),
             top: top.and_then(&mut fields),

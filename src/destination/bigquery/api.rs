@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -71,7 +72,7 @@ struct Rest<'a> {
     method: Method,
     path: &'a [&'a str],
     query: &'a [(&'a str, &'a str)],
-    body: Option<&'a Value>,
+    body: Option<Bytes>,
     if_match: Option<&'a str>,
 }
 
@@ -165,7 +166,7 @@ impl Api {
                     endpoint: &self.0.google.settings().bigquery,
                     path: &path,
                     query: rest.query,
-                    body: rest.body,
+                    body: rest.body.clone(),
                     if_match: rest.if_match,
                     retry: RetryPolicy::BIGQUERY,
                 })

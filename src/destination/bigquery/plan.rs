@@ -13,10 +13,10 @@ impl BigQuery {
         spec::check(table)?;
         let api = self.api();
         let target = api.target();
-        let mut changes = Vec::new();
+        let (mut shared, mut changes) = (Vec::new(), Vec::new());
         let there = api.dataset().await?.is_some();
         if !there {
-            changes.push(format!(
+            shared.push(format!(
                 "create dataset `{target}` in `{}`",
                 api.new_location()
             ));
@@ -25,7 +25,7 @@ impl BigQuery {
         let own = own_tables().map(|(name, _, _)| name).into_iter();
         for name in own.chain([RUNS]).chain(journal) {
             if !there || api.table(name).await?.is_none() {
-                changes.push(format!("create table `{name}`, which is drawoff's own"));
+                shared.push(format!("create table `{name}`, which is drawoff's own"));
             }
         }
         let resource = match there {
@@ -81,6 +81,7 @@ impl BigQuery {
             }
         ));
         Ok(Plan {
+            shared,
             changes,
             steps,
             sql: Some(sql),
@@ -93,8 +94,8 @@ impl BigQuery {
         let mut steps = vec![match table.write_method {
             WriteMethod::LoadJob => format!("load rows into {staged}: load jobs, free"),
             _ => format!(
-                "write rows into {staged} with the Storage Write API, at most {} MiB a request: no job",
-                self.0.limits.request >> 20
+                "write rows into {staged} with the Storage Write API, at most {} a request: no job",
+                mebibytes(self.0.limits.request)
             ),
         }];
         let partitions = Partitions::of(table);
@@ -145,5 +146,25 @@ impl BigQuery {
             format!("write rows straight into {target} {way}"),
         ];
         (steps, self.planned_publish(table))
+    }
+}
+
+/// `9 MiB`, `3.5 MiB`.
+fn mebibytes(bytes: usize) -> String {
+    match (bytes * 10) >> 20 {
+        tenths if tenths % 10 == 0 => format!("{} MiB", tenths / 10),
+        tenths => format!("{}.{} MiB", tenths / 10, tenths % 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::bigquery::{EMULATOR_REQUEST_BYTES, REQUEST_BYTES};
+
+    #[test]
+    fn sizes_are_said_as_documented() {
+        assert_eq!(mebibytes(REQUEST_BYTES), "9 MiB");
+        assert_eq!(mebibytes(EMULATOR_REQUEST_BYTES), "3.5 MiB");
     }
 }

@@ -211,19 +211,26 @@ fn find<'a>(columns: &'a [Column], field: &Value) -> Option<&'a Column> {
 
 /// Whether a resource has every wanted column, nested ones included.
 pub(super) fn has_all(resource: &[Value], wanted: &[Column]) -> bool {
-    wanted.iter().all(|column| {
-        resource
-            .iter()
-            .find(|f| {
-                f["name"]
-                    .as_str()
-                    .is_some_and(|n| n.eq_ignore_ascii_case(&column.name))
-            })
-            .is_some_and(|f| {
-                let inner = f["fields"].as_array().map_or(&[][..], Vec::as_slice);
-                has_all(inner, &column.fields)
-            })
-    })
+    lacking(resource, wanted).is_empty()
+}
+
+/// The wanted columns that a resource lacks, nested ones included: `a`, `r.b`.
+pub(super) fn lacking(resource: &[Value], wanted: &[Column]) -> Vec<String> {
+    let mut paths = Vec::new();
+    for column in wanted {
+        let is_it = |f: &&Value| {
+            let name = f["name"].as_str();
+            name.is_some_and(|n| n.eq_ignore_ascii_case(&column.name))
+        };
+        let Some(field) = resource.iter().find(is_it) else {
+            paths.push(column.name.clone());
+            continue;
+        };
+        let inner = field["fields"].as_array().map_or(&[][..], Vec::as_slice);
+        let within = lacking(inner, &column.fields);
+        paths.extend(within.iter().map(|path| format!("{}.{path}", column.name)));
+    }
+    paths
 }
 
 #[cfg(test)]
@@ -275,8 +282,8 @@ mod tests {
                 json!({"name": "l", "type": "DATE", "mode": "REPEATED"}),
             ]
         );
-        assert!(has_all(&fields, &wanted));
-        assert!(!has_all(&existing(), &wanted));
+        assert!(lacking(&fields, &wanted).is_empty());
+        assert_eq!(lacking(&existing(), &wanted), ["r.b", "l"]);
     }
 
     #[test]

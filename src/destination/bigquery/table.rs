@@ -7,7 +7,7 @@ use super::{BigQuery, shape, spec, sql, unique_mark};
 use crate::destination::TableSpec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::evolution::{self, Change};
-use crate::schema::{Column, TableSchema};
+use crate::schema::{Column, TableSchema, name};
 
 impl BigQuery {
     /// The resource that a table should have, but for its columns.
@@ -88,14 +88,13 @@ impl BigQuery {
                 continue;
             };
             let fields = patched["schema"]["fields"].as_array();
-            if shape::has_all(fields.map_or(&[], Vec::as_slice), columns) {
+            let lacking = shape::lacking(fields.map_or(&[], Vec::as_slice), columns);
+            if lacking.is_empty() {
                 let others = evolved.changes.iter().filter(|c| !wider(c));
                 said.extend(others.map(|c| c.done(table)));
                 return Ok(said);
             }
-            return Err(Error::destination(format!(
-                "columns were added to table `{full}`, and it does not have them"
-            )));
+            return Err(lost(&full, &lacking));
         }
         Err(
             Error::destination(format!("table `{full}` is changed by others all the time"))
@@ -168,5 +167,29 @@ impl BigQuery {
             patch["clustering"] = wanted["clustering"].clone();
         }
         Ok(patch)
+    }
+}
+
+/// The error for columns that a table was given and does not have.
+fn lost(table: &str, columns: &[String]) -> Error {
+    Error::destination(format!(
+        "columns were added to table `{table}`, and it does not have them: {}",
+        name::listed(columns)
+    ))
+    .hint("run again; if the table still lacks them, add them by hand, or leave them out of the stream's schema")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_a_table_did_not_take_are_named() {
+        let error = lost("p.d.t", &["a".into(), "r.b".into()]);
+        assert_eq!(
+            error.to_string(),
+            "columns were added to table `p.d.t`, and it does not have them: `a`, `r.b`"
+        );
+        assert!(error.find_hint().unwrap().starts_with("run again"));
     }
 }

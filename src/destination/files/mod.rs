@@ -190,7 +190,7 @@ impl Folder {
                     audit::disposition(table.disposition)
                 ),
             ],
-            sql: None,
+            ..Plan::default()
         })
     }
 

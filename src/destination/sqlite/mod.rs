@@ -177,7 +177,7 @@ impl Place {
                     audit::disposition(table.disposition)
                 ),
             ],
-            sql: None,
+            ..Plan::default()
         })
     }
 }

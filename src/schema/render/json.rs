@@ -10,54 +10,64 @@ use crate::error::{Error, ErrorKind, Result};
 /// Up to here a double holds every integer: 2^53 - 1.
 const MOST_EXACT_INTEGER: u64 = (1 << 53) - 1;
 
-/// How integers outside of ±(2^53 - 1) are written as JSON.
+/// How cells are written as JSON. Readers differ in what they make of JSON's numbers, objects and nulls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WideIntegers {
-    /// As all others.
+pub struct JsonStyle {
+    /// How integers are written.
+    pub integers: Integers,
+    /// Whether a JSON column's value is a string that holds it.
+    pub json_as_text: bool,
+    /// Whether members of objects that are null are left out.
+    pub without_nulls: bool,
+}
+
+/// How integers are written as JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Integers {
+    /// As numbers.
     Numbers,
-    /// As strings, for readers that keep JSON's numbers as doubles.
+    /// Those outside of ±(2^53 - 1) as strings, for readers that keep JSON's numbers as doubles.
+    WideAsStrings,
+    /// As strings.
     Strings,
+}
+
+impl JsonStyle {
+    /// As people and most programs expect it.
+    pub const PLAIN: Self = Self {
+        integers: Integers::Numbers,
+        json_as_text: false,
+        without_nulls: false,
+    };
 }
 
 impl Cells<'_> {
     /// Appends the cell as a JSON value on one line.
     pub fn json(&self, row: usize, out: &mut Vec<u8>) {
-        self.json_with(row, WideIntegers::Numbers, out);
+        self.json_with(row, JsonStyle::PLAIN, out);
     }
 
-    fn json_with(&self, row: usize, wide: WideIntegers, out: &mut Vec<u8>) {
+    fn json_with(&self, row: usize, style: JsonStyle, out: &mut Vec<u8>) {
         if self.is_null(row) {
             out.extend_from_slice(b"null");
             return;
         }
         match self {
             Self::Text(a) => string(a.value(row), out),
+            Self::Json(a) if style.json_as_text => string(a.value(row), out),
             // Valid JSON has line breaks only between its tokens, where a space says the same.
             Self::Json(a) => out.extend(a.value(row).bytes().map(|b| match b {
                 b'\n' | b'\r' => b' ',
                 b => b,
             })),
-            Self::Int(a)
-                if wide == WideIntegers::Strings
-                    && a.value(row).unsigned_abs() > MOST_EXACT_INTEGER =>
-            {
+            Self::Int(a) if style.integers.are_strings(a.value(row)) => {
                 out.push(b'"');
                 self.text(row, out);
                 out.push(b'"');
             }
             Self::Int(_) | Self::Bool(_) => self.text(row, out),
             Self::Float(a) if a.value(row).is_finite() => self.text(row, out),
-            Self::Record(_, members) => {
-                out.push(b'{');
-                for (i, (key, cells)) in members.iter().enumerate() {
-                    if i > 0 {
-                        out.push(b',');
-                    }
-                    out.extend_from_slice(key);
-                    cells.json_with(row, wide, out);
-                }
-                out.push(b'}');
-            }
+            Self::Record(_, members) => object(members, row, style, out),
             Self::List(a, items) => {
                 out.push(b'[');
                 let offsets = a.value_offsets();
@@ -67,7 +77,7 @@ impl Cells<'_> {
                     if item > start {
                         out.push(b',');
                     }
-                    items.json_with(item, wide, out);
+                    items.json_with(item, style, out);
                 }
                 out.push(b']');
             }
@@ -80,13 +90,66 @@ impl Cells<'_> {
     }
 }
 
+impl Integers {
+    fn are_strings(self, value: i64) -> bool {
+        match self {
+            Self::Numbers => false,
+            Self::WideAsStrings => value.unsigned_abs() > MOST_EXACT_INTEGER,
+            Self::Strings => true,
+        }
+    }
+}
+
+/// Appends an object of these members.
+fn object(members: &[(Vec<u8>, Cells<'_>)], row: usize, style: JsonStyle, out: &mut Vec<u8>) {
+    out.push(b'{');
+    let start = out.len();
+    for (key, cells) in members {
+        if style.without_nulls && cells.is_null(row) {
+            continue;
+        }
+        if out.len() > start {
+            out.push(b',');
+        }
+        out.extend_from_slice(key);
+        cells.json_with(row, style, out);
+    }
+    out.push(b'}');
+}
+
+/// Writes the rows of a batch as JSON objects, keys in the schema's order.
+pub struct JsonRows<'a> {
+    members: Vec<(Vec<u8>, Cells<'a>)>,
+    style: JsonStyle,
+}
+
+impl<'a> JsonRows<'a> {
+    /// Of this batch.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Bug`] for an array of a type that no column has.
+    pub fn new(batch: &'a RecordBatch, style: JsonStyle) -> Result<Self> {
+        let fields = batch.schema_ref().fields().iter();
+        let keys = fields.map(|f| key(f.name()));
+        Ok(Self {
+            members: keys.zip(Cells::of_batch(batch)?).collect(),
+            style,
+        })
+    }
+
+    /// Appends the row.
+    pub fn write(&self, row: usize, out: &mut Vec<u8>) {
+        object(&self.members, row, self.style, out);
+    }
+}
+
 /// Writes a batch as newline-delimited JSON: an object a row, keys in the schema's order, nulls as
 /// `null`.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] when `out` cannot be written to.
 pub fn write_ndjson(batch: &RecordBatch, out: &mut impl Write) -> Result<()> {
-    write_ndjson_with(batch, WideIntegers::Numbers, out)
+    write_ndjson_with(batch, JsonStyle::PLAIN, out)
 }
 
 /// [`write_ndjson`], with a choice.
@@ -95,17 +158,11 @@ pub fn write_ndjson(batch: &RecordBatch, out: &mut impl Write) -> Result<()> {
 /// [`ErrorKind::Unavailable`] when `out` cannot be written to.
 pub fn write_ndjson_with(
     batch: &RecordBatch,
-    wide: WideIntegers,
+    style: JsonStyle,
     out: &mut impl Write,
 ) -> Result<()> {
     const FLUSH: usize = 64 * 1024;
-    let columns = Cells::of_batch(batch)?;
-    let keys: Vec<Vec<u8>> = batch
-        .schema_ref()
-        .fields()
-        .iter()
-        .map(|f| key(f.name()))
-        .collect();
+    let rows = JsonRows::new(batch, style)?;
     let mut lines = Vec::with_capacity(FLUSH + 4096);
     let flush = |lines: &mut Vec<u8>, out: &mut dyn Write| {
         out.write_all(lines).map_err(|e| {
@@ -117,15 +174,8 @@ pub fn write_ndjson_with(
         Ok::<_, Error>(())
     };
     for row in 0..batch.num_rows() {
-        lines.push(b'{');
-        for (i, (key, cells)) in keys.iter().zip(&columns).enumerate() {
-            if i > 0 {
-                lines.push(b',');
-            }
-            lines.extend_from_slice(key);
-            cells.json_with(row, wide, &mut lines);
-        }
-        lines.extend_from_slice(b"}\n");
+        rows.write(row, &mut lines);
+        lines.push(b'\n');
         if lines.len() >= FLUSH {
             flush(&mut lines, out)?;
         }
@@ -219,7 +269,11 @@ mod tests {
             "\n"
         );
         assert_eq!(text, want);
-        let text = written(|o| write_ndjson_with(&batch, WideIntegers::Strings, o).unwrap());
+        let wide = JsonStyle {
+            integers: Integers::WideAsStrings,
+            ..JsonStyle::PLAIN
+        };
+        let text = written(|o| write_ndjson_with(&batch, wide, o).unwrap());
         assert_eq!(
             text,
             want.replace("-9223372036854775808", "\"-9223372036854775808\"")

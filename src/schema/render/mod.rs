@@ -42,7 +42,7 @@ use self::text::{base64, date, datetime, decimal, number, time};
 use super::{ColumnType, column_type_of};
 use crate::error::{Error, ErrorKind, Result};
 
-pub use json::{WideIntegers, write_ndjson, write_ndjson_with};
+pub use json::{Integers, JsonRows, JsonStyle, write_ndjson, write_ndjson_with};
 pub use text::non_finite;
 
 /// One column of a batch, its type settled once for all its cells.

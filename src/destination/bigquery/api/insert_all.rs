@@ -1,5 +1,6 @@
 //! The Storage Write API's REST face, `tabledata.insertAll`.
 
+use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ impl Api {
     pub(in super::super) async fn insert_all(
         &self,
         table: &str,
-        body: &Value,
+        body: Bytes,
     ) -> Result<Value, Failure> {
         let target = self.target();
         let mut path = target.table_path(table).to_vec();

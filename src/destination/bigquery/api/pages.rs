@@ -29,6 +29,7 @@ impl Api {
                 .rest(Rest {
                     what: listing.what.clone(),
                     method: listing.method.clone(),
+                    body: listing.body.clone(),
                     query: &query,
                     ..listing
                 })

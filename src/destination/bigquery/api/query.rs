@@ -129,7 +129,7 @@ impl Api {
                 method: Method::POST,
                 path: &["projects", project, "jobs"],
                 query: &[],
-                body: Some(&body),
+                body: Some(body.to_string().into()),
                 if_match: None,
             })
             .await;

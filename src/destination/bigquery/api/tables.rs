@@ -101,7 +101,7 @@ impl Api {
                         method: Method::POST,
                         path: &["projects", &target.project, "datasets"],
                         query: &[],
-                        body: Some(&body),
+                        body: Some(body.to_string().into()),
                         if_match: None,
                     })
                     .await;
@@ -183,7 +183,7 @@ impl Api {
                 method: Method::POST,
                 path: &target.tables_path(),
                 query: &[],
-                body: Some(&body),
+                body: Some(body.to_string().into()),
                 if_match: None,
             })
             .await;
@@ -208,7 +208,7 @@ impl Api {
                 method: Method::PATCH,
                 path: &target.table_path(table),
                 query: &[],
-                body: Some(patch),
+                body: Some(patch.to_string().into()),
                 if_match: etag,
             })
             .await;

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
-use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::super::BigQuery;
@@ -33,8 +32,8 @@ pub(super) struct Added {
 /// A row that BigQuery refused.
 #[derive(Debug)]
 pub(super) struct Refused {
-    /// Its values, as sent.
-    pub values: Value,
+    /// Its values as a JSON object, as sent.
+    pub values: Vec<u8>,
     /// BigQuery's reason code.
     pub reason: String,
     /// The column, dotted, where BigQuery says.
@@ -117,7 +116,7 @@ async fn insert(
     let mut refused = Vec::new();
     let (mut unknown, mut stalls) = (0, 0);
     while !rows.is_empty() {
-        let answer = match api.insert_all(table, &rows::body(&rows)).await {
+        let answer = match api.insert_all(table, rows::body(&rows)).await {
             Ok(answer) => answer,
             // A table is known to these servers a while after it is created.
             Err(f) if f.is_not_found() && unknown < MOST_UNKNOWN => {

@@ -21,6 +21,7 @@ use std::sync::{Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use self::insert_all::{Added, COLUMN_PATIENCE, Refused, Sender};
@@ -247,7 +248,8 @@ impl DirectSlice {
         self.refused += refused.len() as u64;
         let now = self.to.api().google().clock().now();
         for row in refused {
-            let received = row.values[EXTRACTED_AT].as_str();
+            let sent: Value = serde_json::from_slice(&row.values).unwrap_or_default();
+            let received = sent[EXTRACTED_AT].as_str();
             let at = received.and_then(|t| t.parse().ok()).unwrap_or(now);
             let reject = Reject {
                 reason: format!("BigQuery refused the row: {}", row.reason),
@@ -255,7 +257,7 @@ impl DirectSlice {
                     "" => String::new(),
                     column => format!("/{}", column.replace('.', "/")),
                 },
-                record: row.values.to_string(),
+                record: String::from_utf8_lossy(&row.values).into_owned(),
             };
             let batch = rejects_table::batch(&[reject], &key.stream, &self.run_id, at)?;
             self.rejects.take(&self.to, &batch).await?;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::super::{sequence::Sequence, shape};
 use crate::destination::files::{conform::conform, encode::properties};
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::render::{WideIntegers, write_ndjson_with};
+use crate::schema::render::{Integers, JsonStyle, write_ndjson_with};
 use crate::schema::{Column, ColumnType, TableSchema, arrow_schema};
 
 /// A row group is written out when it takes this much memory. BigQuery likes them twice as large and
@@ -23,6 +23,12 @@ const ROW_GROUP_BYTES: usize = 8 << 20;
 
 /// Rows that are encoded before somebody looks at how much they have become.
 const STEP_ROWS: usize = 1024;
+
+/// BigQuery reads JSON's numbers as doubles.
+const STYLE: JsonStyle = JsonStyle {
+    integers: Integers::WideAsStrings,
+    ..JsonStyle::PLAIN
+};
 
 /// What a load job reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +135,7 @@ impl Encoder {
         match &mut self.file {
             File::Ndjson => {
                 let mut lines = Vec::new();
-                write_ndjson_with(&batch, WideIntegers::Strings, &mut lines)?;
+                write_ndjson_with(&batch, STYLE, &mut lines)?;
                 Ok(lines.into())
             }
             File::Parquet(writer) => {

@@ -12,6 +12,7 @@ use proto::big_query_write_client::BigQueryWriteClient;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::{Google, RetryPolicy, USER_AGENT, tidy};
+use crate::http::system_roots;
 
 /// Attempts of a call that is no append.
 const ATTEMPTS: u32 = 8;
@@ -65,7 +66,9 @@ impl WriteClient {
             .tcp_nodelay(true);
         if root.takes_credentials() {
             endpoint = endpoint
-                .tls_config(ClientTlsConfig::new().with_webpki_roots())
+                .tls_config(
+                    ClientTlsConfig::new().trust_anchors(system_roots().roots.iter().cloned()),
+                )
                 .map_err(bad)?;
         }
         let grpc = BigQueryWriteClient::new(endpoint.connect_lazy())
@@ -74,7 +77,8 @@ impl WriteClient {
     }
 
     pub(super) async fn renew_credentials(&self) {
-        self.google.renew_credentials().await;
+        let now = self.google.clock().instant();
+        self.google.renew_credentials(now).await;
     }
 
     /// Waits after the `failures`-th failure in a row.

@@ -1,0 +1,309 @@
+//! `drawoff serve`: runs asked for over HTTP, and who may ask.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::binary::{Bench, Running, moment};
+use crate::support::fake_api::{FakeApi, Reply};
+use crate::support::google::{CERTS, Google};
+use crate::support::plain_http;
+use crate::support::shop::page;
+use crate::support::tables;
+
+const AUDIENCE: &str = "https://drawoff-x7-ew.a.run.app";
+
+struct Served {
+    running: Running,
+    url: String,
+    client: reqwest::Client,
+}
+
+impl Served {
+    async fn start(bench: &Bench, args: &[&str]) -> Self {
+        let mut running = bench.spawn(&[&["serve", "--port", "0"], args].concat());
+        let line = running.line("serving on port").await;
+        let port: u16 = line
+            .split("serving on port ")
+            .nth(1)
+            .and_then(|rest| rest.split([' ', ':']).next())
+            .unwrap()
+            .parse()
+            .unwrap();
+        Self {
+            running,
+            url: format!("http://127.0.0.1:{port}"),
+            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+        }
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
+        let answer = plain_http::send(request).await;
+        (answer.status, serde_json::from_slice(&answer.body).unwrap())
+    }
+
+    async fn run(&self, body: &str) -> (u16, Value) {
+        let url = format!("{}/run", self.url);
+        self.send(self.client.post(url).body(body.to_owned())).await
+    }
+
+    async fn run_as(&self, authorization: &str) -> (u16, Value) {
+        let request = self
+            .client
+            .post(format!("{}/run", self.url))
+            .header("authorization", authorization)
+            .body(r#"{"source": "shop"}"#);
+        self.send(request).await
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        self.send(self.client.get(format!("{}{path}", self.url)))
+            .await
+    }
+}
+
+fn shop(api: &FakeApi) -> Bench {
+    let yaml = format!(
+        "title: Shop\nbase_url: {}\npagination: {{page: {{page_param: page, size_param: per_page, size: 2}}}}\n\
+         records: /data\nstreams: {{items: {{primary_key: id}}}}\n",
+        api.url().as_str().trim_end_matches('/')
+    );
+    Bench::with("shop", &yaml)
+}
+
+fn three() -> Vec<Value> {
+    (1..=3).map(|id| json!({"id": id})).collect()
+}
+
+#[tokio::test]
+async fn a_run_is_asked_for_and_its_answer_says_what_came_of_it() {
+    let api = FakeApi::start(|request| page(&three(), request)).await;
+    let bench = shop(&api);
+    let served = Served::start(&bench, &[]).await;
+    assert_eq!(served.get("/healthz").await, (200, json!({"status": "ok"})));
+
+    let (status, body) = served.run(r#"{"source": "shop"}"#).await;
+    assert_eq!((status, &body["state"]), (200, &json!("done")), "{body}");
+    assert_eq!(body["streams"][0]["rows"], 3);
+    let id = body["run_id"].as_str().unwrap();
+    let rows = tables::sqlite(&bench.path("drawoff.db"), "items");
+    assert_eq!(rows.len(), 3);
+    assert!(rows.iter().all(|r| r["_run_id"] == id), "{rows:?}");
+
+    let (status, again) = served.get(&format!("/runs/{id}")).await;
+    assert_eq!((status, &again), (200, &body));
+    let (status, none) = served.get("/runs/other").await;
+    assert_eq!(status, 404, "{none}");
+    let (status, none) = served.get("/elsewhere").await;
+    assert_eq!(status, 404, "{none}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_is_explained() {
+    let api = FakeApi::start(|_| Reply::status(403)).await;
+    let bench = shop(&api);
+    let served = Served::start(&bench, &[]).await;
+    for (body, status, said) in [
+        ("", 400, "the body is no JSON"),
+        ("{}", 400, "missing field `source`"),
+        (
+            r#"{"source": "shop", "sorce": 1}"#,
+            400,
+            "unknown field `sorce`",
+        ),
+        (r#"{"source": "shap"}"#, 400, "shap"),
+        (r#"{"source": "shop", "streams": ["itens"]}"#, 400, "itens"),
+        (
+            r#"{"source": "shop", "since": "soon"}"#,
+            400,
+            "`since` is no date",
+        ),
+        (
+            r#"{"source": "shop", "since": "2026-02-01", "until": "2026-01-01"}"#,
+            400,
+            "`since` must lie before `until`",
+        ),
+        (
+            r#"{"source": "shop", "since": "2026-02-01", "full_refresh": true}"#,
+            400,
+            "--full-refresh",
+        ),
+        (r#"{"source": "shop"}"#, 500, "403"),
+    ] {
+        let (got, answer) = served.run(body).await;
+        assert_eq!(got, status, "{body}: {answer}");
+        assert!(answer.to_string().contains(said), "{body}: {answer}");
+    }
+    let large = format!(r#"{{"source": "{}"}}"#, "x".repeat(100_000));
+    let answer = served
+        .client
+        .post(format!("{}/run", served.url))
+        .body(large)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status().as_u16(), 413);
+}
+
+#[tokio::test]
+async fn one_run_of_a_source_at_a_time_and_the_end_of_the_process_stops_it() {
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let api = FakeApi::start(move |request| match request.number_param("page") {
+        Some(2) if !gate.load(Ordering::SeqCst) => Reply::status(503),
+        _ => page(&three(), request),
+    })
+    .await;
+    let bench = shop(&api);
+    let served = Served::start(&bench, &["--answer-within", "300ms"]).await;
+    let (status, body) = served.run(r#"{"source": "shop"}"#).await;
+    assert_eq!((status, &body["state"]), (202, &json!("at_work")), "{body}");
+    let id = body["run_id"].as_str().unwrap().to_owned();
+    let (status, other) = served.run(r#"{"source": "shop"}"#).await;
+    assert_eq!((status, &other["run_id"]), (409, &json!(id)), "{other}");
+    let (status, seen) = served.get(&format!("/runs/{id}")).await;
+    assert_eq!(status, 200);
+    assert_eq!(seen["streams"][0]["state"], "reading", "{seen}");
+
+    open.store(true, Ordering::SeqCst);
+    let mut ended = Value::Null;
+    for _ in 0..1_200 {
+        ended = served.get(&format!("/runs/{id}")).await.1;
+        if ended["state"] != "at_work" {
+            break;
+        }
+        moment(Duration::from_millis(50)).await;
+    }
+    assert_eq!(ended["streams"][0]["rows"], 3, "{ended}");
+
+    open.store(false, Ordering::SeqCst);
+    let (status, _) = served.run(r#"{"source": "shop"}"#).await;
+    assert_eq!(status, 202);
+    served.running.signal("TERM");
+    let ran = served.running.end().await.exits(0);
+    assert!(ran.stderr.contains("interrupted"), "{ran}");
+}
+
+/// A service that verifies its callers, with a stand-in for Google whose accounts it may trust.
+async fn guarded(google: &Google, api: &FakeApi, allowed: &str) -> (Bench, Served) {
+    let bench = google.bare_env(shop(api));
+    let args = [
+        "--verify-callers",
+        "--audience",
+        AUDIENCE,
+        "--allow-caller",
+        allowed,
+    ];
+    let served = Served::start(&bench, &args).await;
+    (bench, served)
+}
+
+#[tokio::test]
+async fn callers_are_verified_by_signature_audience_issuer_expiry_and_name() {
+    let google = Google::start().await;
+    let scheduler = google.service_account("scheduler");
+    let stranger = google.service_account("stranger");
+    let api = FakeApi::start(|request| page(&three(), request)).await;
+    let (_bench, served) = guarded(&google, &api, &scheduler).await;
+
+    let good = google.id_token(&scheduler, AUDIENCE);
+    let (status, body) = served.run_as(&format!("Bearer {good}")).await;
+    assert_eq!(status, 200, "{body}");
+    // The scheme's case is nobody's business.
+    let (status, body) = served.run_as(&format!("bearer {good}")).await;
+    assert_eq!(status, 200, "{body}");
+
+    let mut forged = good.clone();
+    forged.replace_range(forged.len() - 12..forged.len() - 6, "AAAAAA");
+    let self_signed = google.sign_as(
+        &scheduler,
+        &json!({"iss": "https://accounts.google.com", "aud": AUDIENCE, "exp": 4_000_000_000_u64,
+            "email": scheduler, "email_verified": true}),
+    );
+    let (head, _) = good.rsplit_once('.').unwrap();
+    for (authorization, status, said) in [
+        (
+            format!("Bearer {}", google.id_token(&stranger, AUDIENCE)),
+            403,
+            "may not call",
+        ),
+        (
+            format!(
+                "Bearer {}",
+                google.id_token(&scheduler, "https://other.a.run.app")
+            ),
+            401,
+            "another audience",
+        ),
+        (format!("Bearer {forged}"), 401, "signature"),
+        (format!("Bearer {self_signed}"), 401, "not Google's"),
+        (
+            format!("Bearer {head}.SIGNATURE_REMOVED_BY_GOOGLE"),
+            401,
+            "--verify-callers",
+        ),
+        (
+            format!("Bearer {}", google.access_token(&scheduler, &[])),
+            401,
+            "no ID token",
+        ),
+        ("Basic YTpi".to_owned(), 401, "no bearer token"),
+    ] {
+        let (got, body) = served.run_as(&authorization).await;
+        assert_eq!(got, status, "{body}");
+        assert!(body.to_string().contains(said), "{said}: {body}");
+    }
+    let (status, body) = served.run(r#"{"source": "shop"}"#).await;
+    assert_eq!(status, 401, "{body}");
+    let (status, _) = served.get("/runs/x").await;
+    assert_eq!(status, 401);
+    // Whether it is up is no secret.
+    let (status, _) = served.get("/healthz").await;
+    assert_eq!(status, 200);
+
+    served.running.signal("TERM");
+    let ran = served.running.end().await.exits(0);
+    for secret in [good.as_str(), forged.as_str()] {
+        let tail = &secret[secret.len() - 30..];
+        assert!(!ran.all().contains(tail), "{ran}");
+    }
+}
+
+#[tokio::test]
+async fn googles_keys_are_kept_and_asked_for_again_when_they_rotate() {
+    let google = Google::start().await;
+    let scheduler = google.service_account("scheduler");
+    let api = FakeApi::start(|request| page(&three(), request)).await;
+
+    // Without its keys nobody is let in, and nobody is called a stranger.
+    google.fail(CERTS, "/oauth2/v3/certs", 503, 1);
+    let (_bench, served) = guarded(&google, &api, &scheduler).await;
+    let first = format!("Bearer {}", google.id_token(&scheduler, AUDIENCE));
+    let (status, body) = served.run_as(&first).await;
+    assert_eq!(status, 503, "{body}");
+
+    for _ in 0..3 {
+        let (status, body) = served.run_as(&first).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    assert_eq!(google.calls_to(CERTS).len(), 2);
+
+    // Strangers do not set the pace at which Google is asked.
+    google.rotate_google_keys(false);
+    let second = format!("Bearer {}", google.id_token(&scheduler, AUDIENCE));
+    for _ in 0..5 {
+        let (status, body) = served.run_as(&second).await;
+        assert_eq!(status, 401, "{body}");
+    }
+    assert_eq!(google.calls_to(CERTS).len(), 2);
+
+    // A process that starts anew knows both.
+    let (_bench, served) = guarded(&google, &api, &scheduler).await;
+    for token in [&first, &second] {
+        let (status, body) = served.run_as(token).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    google.nothing_was_wrong();
+}
