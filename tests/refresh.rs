@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::grants::bench;
 use crate::support::binary::{Bench, moment};
 use crate::support::fake_api::{FakeApi, Received, Reply};
+use crate::support::google::{Google, VersionState};
 use crate::support::shop::{item, page};
 use crate::support::tables::sqlite;
 
@@ -509,4 +510,77 @@ async fn without_a_reference_it_is_looked_for_in_the_accounts_folder() {
         &Tokens::name(1),
     );
     bench.run(&RUN).await.exits(0);
+}
+
+#[tokio::test]
+async fn in_secret_manager_each_token_is_a_version_and_users_take_turns_by_a_lease() {
+    let google = Google::start().await;
+    google.put_secret("proj", "refresh", Tokens::name(0));
+    let World { api, tokens, bench } = World::nowhere(Box::new(|r, tokens| {
+        (r.path == "/token").then(|| {
+            let offered = r.field("refresh_token").unwrap();
+            tokens.answer(&offered).delay(Duration::from_millis(100))
+        })
+    }))
+    .await;
+    let bench = bench
+        .env(
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER",
+            &google.plain_secret_manager(),
+        )
+        .env("NO_GCE_CHECK", "true");
+    bench.write(
+        "drawoff.yaml",
+        "sources: {shop: {secrets: {refresh: \"gcp://proj/refresh\"}}}",
+    );
+    let assert_versions = |count: usize| {
+        let versions = google.versions("proj", "refresh");
+        let values: Vec<String> = versions
+            .iter()
+            .map(|(data, _)| String::from_utf8(data.clone()).unwrap())
+            .collect();
+        let wanted: Vec<String> = (0..=count).map(Tokens::name).collect();
+        assert_eq!(values, wanted);
+        for (n, (_, state)) in versions.iter().enumerate() {
+            let wanted = match n == count {
+                true => VersionState::Enabled,
+                false => VersionState::Disabled,
+            };
+            assert_eq!(*state, wanted, "{n}");
+        }
+        let tokens = tokens.lock().unwrap();
+        assert_eq!((tokens.taken.len(), &tokens.again), (count, &Vec::new()));
+    };
+    bench.run(&RUN).await.exits(0);
+    assert_versions(1);
+    let together = [
+        bench.spawn(&RUN),
+        bench.spawn(&["check", "--source", "shop"]),
+        bench.spawn(&["preview", "--source", "shop", "--stream", "items"]),
+    ];
+    for running in together {
+        let ran = running.end().await.exits(0);
+        assert!(!ran.all().contains("canary"), "{ran}");
+    }
+    assert_versions(4);
+    let leases: Vec<String> = sqlite(&bench.path("drawoff.db"), "_drawoff_leases")
+        .iter()
+        .map(|row| row["source"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(
+        leases.contains(&"refresh token gcp://proj/refresh@latest".to_owned()),
+        "{leases:?}"
+    );
+
+    // A reference that names a version would lead to the old token for ever.
+    bench.write(
+        "drawoff.yaml",
+        "sources: {shop: {secrets: {refresh: \"gcp://proj/refresh@5\"}}}",
+    );
+    bench
+        .run(&RUN)
+        .await
+        .exits(1)
+        .says("the one in `gcp://proj/refresh@5` is spent");
+    assert!(api.count() > 0);
 }

@@ -133,21 +133,9 @@ impl TokenVault {
         self.put(token, old.and_then(|old| old.number)).await
     }
 
-    async fn put(&self, token: &SecretString, old: Option<String>) -> Result<()> {
-        if let SecretRef::Gcp { version, .. } = &self.place
-            && version != "latest"
-        {
-            return Err(Error::config(format!(
-                "`{}` names a version, and a new one would not be read",
-                self.place
-            ))
-            .hint("leave `@VERSION` out of the reference"));
-        }
-        let number = self.secrets.add(&self.place, token).await?;
-        let read = self
-            .secrets
-            .newest(&self.numbered(number.as_deref()))
-            .await?;
+    async fn put(&self, token: &SecretString, old: Option<u64>) -> Result<()> {
+        let number = self.secrets.put(&self.place, token).await?.version;
+        let read = self.secrets.newest(&self.numbered(number)).await?;
         if read.value.expose_secret() != token.expose_secret() {
             return Err(Error::new(
                 ErrorKind::State,
@@ -157,8 +145,8 @@ impl TokenVault {
                 ),
             ));
         }
-        if let Some(old) = old.filter(|old| number.as_ref() != Some(old))
-            && let Err(e) = self.secrets.disable(&self.place, &old).await
+        if let Some(old) = old.filter(|old| number != Some(*old))
+            && let Err(e) = self.secrets.disable(&self.place, old).await
         {
             // It is spent: who finds it can do nothing with it.
             tracing::warn!(
@@ -173,10 +161,10 @@ impl TokenVault {
 
     /// The place, or one version of it. Only a version that is asked for by its number is sure to be
     /// there as soon as it was added; which one is the latest may take Secret Manager a while to say.
-    fn numbered(&self, number: Option<&str>) -> SecretRef {
+    fn numbered(&self, number: Option<u64>) -> SecretRef {
         let mut place = self.place.clone();
         if let (SecretRef::Gcp { version, .. }, Some(number)) = (&mut place, number) {
-            number.clone_into(version);
+            *version = number.to_string();
         }
         place
     }
@@ -332,24 +320,21 @@ impl Vault for TokenVault {
         let mut read = self.secrets.newest(&self.place).await?;
         // One that was added a moment ago may not be the latest yet.
         if matches!(&self.place, SecretRef::Gcp { version, .. } if version == "latest") {
-            let next = |number: &Option<String>| Some(number.as_ref()?.parse::<u64>().ok()? + 1);
-            while let Some(number) = next(&read.number)
-                && let Ok(newer) = self
-                    .secrets
-                    .newest(&self.numbered(Some(&number.to_string())))
-                    .await
+            while let Some(number) = read.number.map(|number| number + 1)
+                && let Ok(newer) = self.secrets.newest(&self.numbered(Some(number))).await
             {
                 read = newer;
             }
         }
         Ok(Kept {
             value: read.value,
-            version: read.number,
+            version: read.number.map(|number| number.to_string()),
         })
     }
 
     async fn store(&self, token: &SecretString, old: &Kept) -> Result<()> {
-        self.put(token, old.version.clone()).await?;
+        let version = old.version.as_deref().and_then(|v| v.parse().ok());
+        self.put(token, version).await?;
         tracing::info!(
             source = self.source,
             "stored the new refresh token in `{}`",

@@ -1,4 +1,4 @@
-//! Secrets by reference: where one is, and who can read it. A secret's value is held as a
+//! Secrets by reference: where one is, who can read it, and who can write it. A secret's value is held as a
 //! [`SecretString`], whose `Debug` prints nothing, and registered with [`crate::telemetry::redact`]
 //! as soon as it is known.
 
@@ -125,28 +125,50 @@ pub struct Version {
     /// The value.
     pub value: SecretString,
     /// The version's number, where the place counts them.
-    pub number: Option<String>,
+    pub number: Option<u64>,
 }
 
-/// Writes secrets that replace themselves: refresh tokens.
+/// What became of a value that was written; never the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it is now: `projects/p/secrets/s`, or a file's path.
+    pub place: String,
+    /// Its version's number, where the place keeps versions.
+    pub version: Option<u64>,
+}
+
+impl fmt::Display for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.version {
+            Some(version) => write!(f, "{}/versions/{version}", self.place),
+            None => f.write_str(&self.place),
+        }
+    }
+}
+
+/// Writes secrets.
 #[async_trait]
 pub trait SecretWriter: Send + Sync {
-    /// Stores a value as the newest, durably. Its number, where the place counts versions.
+    /// Makes this the value that readers of the reference find from now on, in this process and in
+    /// others. What they would refuse (an empty value, control characters, more than 64 KiB) is not
+    /// written; nor is a value whose reference would not lead to it (`@7`). When it fails, the old
+    /// value is as it was, unless the error says that this is not known.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Auth`] naming the reference, and what to grant; never a value.
-    async fn add(&self, reference: &SecretRef, value: &SecretString) -> Result<Option<String>>;
+    /// [`crate::error::ErrorKind::Config`] for a value or a reference that cannot be written,
+    /// [`crate::error::ErrorKind::Auth`] saying what to grant; never a value.
+    async fn put(&self, reference: &SecretRef, value: &SecretString) -> Result<Stored>;
 
     /// Makes a version that was replaced unusable. Harmless where it is already, and where the place
-    /// does not count versions.
+    /// keeps no versions.
     ///
     /// # Errors
-    /// As [`Self::add`].
-    async fn disable(&self, reference: &SecretRef, version: &str) -> Result<()>;
+    /// As [`Self::put`].
+    async fn disable(&self, reference: &SecretRef, version: u64) -> Result<()>;
 
-    /// Makes the newest value unusable: the file goes, a version is disabled.
+    /// Makes the newest value unusable: a file goes, a version is disabled.
     ///
     /// # Errors
-    /// As [`Self::add`].
+    /// As [`Self::put`].
     async fn remove(&self, reference: &SecretRef) -> Result<()>;
 }

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::local::{LocalSecrets, accept};
-use super::{SecretRef, SecretStore, SecretWriter, Version};
+use super::{SecretRef, SecretStore, SecretWriter, Stored, Version};
 use crate::config::{Environment, source_variable};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -17,49 +17,35 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone)]
 pub struct Secrets {
     local: LocalSecrets,
-    google: Option<Arc<dyn SecretStore>>,
-    google_writer: Option<Arc<dyn SecretWriter>>,
+    google: Option<Arc<dyn Vault>>,
 }
 
+/// A store that takes new values, too.
+pub trait Vault: SecretStore + SecretWriter {}
+
+impl<T: SecretStore + SecretWriter> Vault for T {}
+
 impl Secrets {
-    /// `google` reads `gcp://` references.
-    pub fn new(environment: Environment, google: Option<Arc<dyn SecretStore>>) -> Self {
+    /// `google` has what `gcp://` references mean.
+    pub fn new(environment: Environment, google: Option<Arc<dyn Vault>>) -> Self {
         Self {
             local: LocalSecrets::new(environment),
             google,
-            google_writer: None,
         }
     }
 
-    /// `google` writes where `gcp://` references say.
-    #[must_use]
-    pub fn writing(mut self, google: Arc<dyn SecretWriter>) -> Self {
-        self.google_writer = Some(google);
-        self
-    }
-
-    fn writer(&self, reference: &SecretRef) -> Result<&dyn SecretWriter> {
-        match (reference, &self.google_writer) {
+    /// Who has what the reference means.
+    fn vault(&self, reference: &SecretRef) -> Result<&dyn Vault> {
+        match (reference, &self.google) {
             (SecretRef::Gcp { .. }, Some(google)) => Ok(&**google),
             (SecretRef::Gcp { .. }, None) => Err(Error::new(
-                ErrorKind::Auth,
-                format!("`{reference}` cannot be written"),
-            )
-            .hint("keep the token in a file: `file:///path`")),
-            _ => Ok(&self.local),
-        }
-    }
-
-    fn google(&self, reference: &SecretRef) -> Result<&dyn SecretStore> {
-        match &self.google {
-            Some(google) => Ok(&**google),
-            None => Err(Error::new(
                 ErrorKind::Auth,
                 format!("`{reference}` is in Secret Manager, and there are no Google credentials"),
             )
             .hint(
                 "run `gcloud auth application-default login`, or give the secret as `env://NAME`",
             )),
+            _ => Ok(&self.local),
         }
     }
 }
@@ -67,41 +53,31 @@ impl Secrets {
 #[async_trait]
 impl SecretStore for Secrets {
     async fn get(&self, reference: &SecretRef) -> Result<SecretString> {
-        match reference {
-            SecretRef::Gcp { .. } => {
-                let value = self.google(reference)?.get(reference).await?;
-                accept(reference, value.expose_secret().to_owned())
-            }
-            _ => self.local.get(reference).await,
-        }
+        let value = self.vault(reference)?.get(reference).await?;
+        accept(reference, value.expose_secret().to_owned())
     }
 
     async fn newest(&self, reference: &SecretRef) -> Result<Version> {
-        match reference {
-            SecretRef::Gcp { .. } => {
-                let read = self.google(reference)?.newest(reference).await?;
-                Ok(Version {
-                    value: accept(reference, read.value.expose_secret().to_owned())?,
-                    ..read
-                })
-            }
-            _ => self.local.newest(reference).await,
-        }
+        let read = self.vault(reference)?.newest(reference).await?;
+        Ok(Version {
+            value: accept(reference, read.value.expose_secret().to_owned())?,
+            ..read
+        })
     }
 }
 
 #[async_trait]
 impl SecretWriter for Secrets {
-    async fn add(&self, reference: &SecretRef, value: &SecretString) -> Result<Option<String>> {
-        self.writer(reference)?.add(reference, value).await
+    async fn put(&self, reference: &SecretRef, value: &SecretString) -> Result<Stored> {
+        self.vault(reference)?.put(reference, value).await
     }
 
-    async fn disable(&self, reference: &SecretRef, version: &str) -> Result<()> {
-        self.writer(reference)?.disable(reference, version).await
+    async fn disable(&self, reference: &SecretRef, version: u64) -> Result<()> {
+        self.vault(reference)?.disable(reference, version).await
     }
 
     async fn remove(&self, reference: &SecretRef) -> Result<()> {
-        self.writer(reference)?.remove(reference).await
+        self.vault(reference)?.remove(reference).await
     }
 }
 
@@ -333,6 +309,24 @@ mod tests {
         }
     }
 
+    #[async_trait]
+    impl SecretWriter for Google {
+        async fn put(&self, reference: &SecretRef, _: &SecretString) -> Result<Stored> {
+            Ok(Stored {
+                place: format!("Google's {reference}"),
+                version: Some(2),
+            })
+        }
+
+        async fn disable(&self, _: &SecretRef, _: u64) -> Result<()> {
+            Ok(())
+        }
+
+        async fn remove(&self, _: &SecretRef) -> Result<()> {
+            Ok(())
+        }
+    }
+
     fn secrets(environment: &[(&str, &str)]) -> Secrets {
         let google = Google(HashMap::from([
             ("token", "canary-google"),
@@ -427,6 +421,20 @@ mod tests {
         let env = secrets(&[("DRAWOFF_ACME_X_TOKEN", "canary\nline")]);
         let e = resolve("acme-x", &lookups, &env).await.unwrap_err();
         assert!(e.to_string().contains("control characters"), "{e}");
+    }
+
+    #[tokio::test]
+    async fn each_place_takes_its_own_new_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let value = SecretString::from("canary-new-1".to_owned());
+        let secrets = secrets(&[]);
+        let put = async |text: &str| secrets.put(&text.parse().unwrap(), &value).await;
+        let stored = put("gcp://p/t").await.unwrap();
+        assert_eq!(stored.to_string(), "Google's gcp://p/t@latest/versions/2");
+        put(&format!("file://{}", path.display())).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "canary-new-1");
+        assert!(put("env://T").await.is_err());
     }
 
     #[tokio::test]
