@@ -1,13 +1,17 @@
 //! The one module that knows every implementation, and wires them: sources, destinations, secrets.
 
+mod credentials;
 mod inspect;
 mod lease;
+mod login;
 mod open;
 mod places;
 mod run;
 mod secrets;
+mod vault;
 
 pub use inspect::Preview;
+pub use login::{LoginOptions, LoginShown};
 pub use run::RunOptions;
 pub use secrets::{NewSecret, SecretRow, SecretTarget, SetOptions};
 
@@ -70,6 +74,6 @@ impl App {
 
     async fn open(&self, source: &str) -> Result<open::OpenSource> {
         let config = self.settings.source(source)?;
-        open::OpenSource::open(config, &self.secrets, &self.google, self.clock.clone()).await
+        open::OpenSource::open(config, self).await
     }
 }

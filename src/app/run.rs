@@ -138,8 +138,7 @@ impl App {
             .clone()
             .unwrap_or_else(|| places::DEFAULT.to_owned());
         let bigquery = config.bigquery.clone();
-        let source =
-            OpenSource::open(config, &self.secrets, &self.google, self.clock.clone()).await?;
+        let source = OpenSource::open(config, self).await?;
         let wanted = wanted(&source, &options.streams)?;
         let destination = self.destination(&place, &bigquery, options.dry_run)?;
         let run_id = match &options.run_id {

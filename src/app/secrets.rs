@@ -143,7 +143,7 @@ impl App {
             });
         };
         let previous = match options.disable_previous {
-            true => self.manager.newest(reference).await?,
+            true => self.manager.newest_number(reference).await?,
             false => None,
         };
         let Added {

@@ -39,6 +39,7 @@ Examples:
   drawoff check --source acme                        are credentials and permissions right?
   drawoff preview --source acme --stream tickets     look at rows, store nothing
   drawoff secrets set acme token                     store a secret, typed unseen
+  drawoff auth login --source acme                   log in in a browser, for APIs that want that
   drawoff lint connectors/acme.yaml                  is the connector well written?
 
 Destinations:
@@ -95,7 +96,7 @@ pub enum Command {
     /// Show the connectors there are, or what one of them declares
     #[command(subcommand)]
     Connectors(connectors::ConnectorsCommand),
-    /// Google credentials: whose they are, and their tokens
+    /// Log in to a source's API; Google credentials: whose they are, and their tokens
     #[command(subcommand)]
     Auth(auth::AuthCommand),
     /// A source's secrets: where they are, and new values; never shows one

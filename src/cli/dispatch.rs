@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::args::{self, Cli, Command, GlobalArgs, SourceOverrides, Surroundings};
 use super::auth::{self, AuthCommand};
 use super::connectors::ConnectorsCommand;
+use super::login::{self, LoginArgs};
 use super::preview::PreviewFormat;
 use super::progress::Progress;
 use super::run::RunArgs;
 use super::secrets::{self, SecretsCommand};
 use super::style::Paint;
 use super::{check, connectors, lint, preview, report, schema, summary};
-use crate::app::{App, RunOptions, SecretRow};
+use crate::app::{App, LoginShown, RunOptions, SecretRow};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Environment;
 use crate::connector::Connector;
@@ -88,10 +89,19 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
                 }
             })
         }
+        Some(Command::Auth(AuthCommand::Login(args))) => log_in(args, global, out).await,
+        Some(Command::Auth(AuthCommand::Logout(args))) => {
+            let destination = args.destination.as_deref();
+            let app = app(args.overrides.settings(global, destination, None))?;
+            let done = app.logout(&args.source, args.stream.as_deref()).await?;
+            print(&login::logged_out(&done, out))
+        }
         Some(Command::Auth(command)) => {
             let app = app(SourceOverrides::default().settings(global, None, None))?;
             let google = app.google();
             match command {
+                // Above.
+                AuthCommand::Login(_) | AuthCommand::Logout(_) => Ok(2),
                 AuthCommand::Whoami(args) => {
                     let who = google.who(&args.token.scopes()).await?;
                     if args.json {
@@ -238,6 +248,34 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
     let report = outcome?;
     print(&summary::render(&report, out))?;
     Ok(report.exit_code())
+}
+
+async fn log_in(args: &LoginArgs, global: &GlobalArgs, out: Paint) -> Result<u8> {
+    let app = app(args
+        .overrides
+        .settings(global, args.destination.as_deref(), None))?;
+    let cancel = CancellationToken::new();
+    let mut signals = signals()
+        .map_err(|e| Error::new(ErrorKind::Bug, "could not listen for signals").source(e))?;
+    let stop = cancel.clone();
+    let watch = tokio::spawn(async move {
+        signals.recv().await;
+        stop.cancel();
+        // A second one does not wait for anything.
+        signals.recv().await;
+        std::process::exit(75);
+    });
+    let show = |shown: LoginShown<'_>| login::show(shown, args.no_browser);
+    let place = app
+        .login(
+            &args.options(),
+            show,
+            login::pasted(args.no_browser),
+            cancel,
+        )
+        .await;
+    watch.abort();
+    print(&login::logged_in(&args.source, &place?, out))
 }
 
 /// Asks the run to stop at its deadline, and to come to its end in its own time; or at the first SIGINT

@@ -8,6 +8,7 @@ pub mod check;
 pub mod connectors;
 mod dispatch;
 pub mod lint;
+pub mod login;
 pub mod preview;
 pub mod progress;
 pub mod report;

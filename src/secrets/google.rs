@@ -19,7 +19,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{SecretRef, SecretStore};
+use super::{SecretRef, SecretStore, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::{Call, Failure, Google, RetryPolicy};
 use crate::telemetry::redact;
@@ -40,14 +40,17 @@ impl SecretManager {
         }
     }
 
-    async fn access(&self, name: &Name<'_>) -> Result<SecretString> {
+    async fn access(&self, name: &Name<'_>) -> Result<Version> {
         let answer = self
             .answer(name, name.version)
             .await
             .map_err(|failure| explain(&self.google, Deed::Read, name, failure))?;
-        let text = text(name, &answer, payload(name, &answer)?)?;
+        let value = text(name, &answer, payload(name, &answer)?)?;
         tracing::debug!(version = answered_name(name, &answer), "read a secret");
-        Ok(text)
+        Ok(Version {
+            value,
+            number: answered_version(&answer),
+        })
     }
 
     /// What the service says to a question for a version's value.
@@ -130,7 +133,13 @@ impl SecretStore for SecretManager {
             .entry(reference.clone())
             .or_default()
             .clone();
-        cell.get_or_try_init(|| self.access(&name)).await.cloned()
+        cell.get_or_try_init(|| async { Ok(self.access(&name).await?.value) })
+            .await
+            .cloned()
+    }
+
+    async fn newest(&self, reference: &SecretRef) -> Result<Version> {
+        self.access(&Name::of(reference)?).await
     }
 }
 

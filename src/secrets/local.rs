@@ -1,6 +1,6 @@
-//! Secrets out of this machine: `env://` and `file://`.
+//! Secrets out of this machine: `env://` and `file://`, of which files can be written.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{SecretRef, SecretStore, SecretWriter, Stored};
+use super::{SecretRef, SecretStore, SecretWriter, Stored, Version};
 use crate::config::Environment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::redact;
@@ -52,6 +52,13 @@ impl SecretStore for LocalSecrets {
         };
         accept(reference, value)
     }
+
+    async fn newest(&self, reference: &SecretRef) -> Result<Version> {
+        Ok(Version {
+            value: self.get(reference).await?,
+            number: None,
+        })
+    }
 }
 
 #[async_trait]
@@ -72,6 +79,31 @@ impl SecretWriter for LocalSecrets {
             .hint(format!(
                 "set `{name}` where the program is started, or keep the secret elsewhere: `gcp://project/secret` or `file:///path`"
             ))),
+            SecretRef::Gcp { .. } => Err(Error::new(
+                ErrorKind::Bug,
+                format!("`{reference}` was given to this machine"),
+            )),
+        }
+    }
+
+    async fn disable(&self, _: &SecretRef, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    async fn remove(&self, reference: &SecretRef) -> Result<()> {
+        match reference {
+            SecretRef::File(path) => match fs::remove_file(path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(auth(format!(
+                    "could not remove secret file `{}`: {e}",
+                    path.display()
+                ))
+                .hint("check that this user may write to its folder")),
+                _ => Ok(()),
+            },
+            SecretRef::Env(name) => Err(Error::config(format!(
+                "`{reference}` cannot be removed: a variable is set by who starts the program"
+            ))
+            .hint(format!("unset `{name}` where the program is started"))),
             SecretRef::Gcp { .. } => Err(Error::new(
                 ErrorKind::Bug,
                 format!("`{reference}` was given to this machine"),
@@ -99,15 +131,22 @@ pub fn fit(reference: &SecretRef, value: &SecretString) -> Result<()> {
         ))
         .hint("store what is needed to sign in, and nothing else"));
     }
-    if text.chars().any(char::is_control) {
+    if has_odd_characters(text) {
         return Err(bad("contains line breaks or other control characters")
             .hint("a credential is one line; no connector can use another"));
     }
     Ok(())
 }
 
-/// The value as it may be used: one trailing newline removed, no control characters, not empty,
-/// registered for redaction.
+/// Whether there are control characters, other than the line breaks of a PEM file.
+fn has_odd_characters(text: &str) -> bool {
+    let is_pem = text.starts_with("-----BEGIN ");
+    text.chars()
+        .any(|c| c.is_control() && !(is_pem && matches!(c, '\n' | '\r')))
+}
+
+/// The value as it may be used: one trailing newline removed, no control characters but the line
+/// breaks of a PEM file, not empty, registered for redaction.
 ///
 /// # Errors
 /// [`ErrorKind::Config`] naming the reference, never the value: it is there and cannot be used.
@@ -124,7 +163,7 @@ pub fn accept(reference: &SecretRef, mut value: String) -> Result<SecretString> 
     if value.expose_secret().is_empty() {
         return Err(Error::config(format!("secret `{reference}` is empty")));
     }
-    if value.expose_secret().chars().any(char::is_control) {
+    if has_odd_characters(value.expose_secret()) {
         return Err(Error::config(format!(
             "secret `{reference}` contains control characters"
         ))
@@ -236,6 +275,56 @@ mod tests {
             .unwrap_err();
         assert!(!format!("{e:?}").contains("canary"), "{e:?}");
         assert!(e.to_string().contains("control characters"), "{e}");
+    }
+
+    #[tokio::test]
+    async fn files_are_replaced_whole_and_for_this_account_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/er/token");
+        let reference = SecretRef::File(path.clone());
+        for value in ["canary-one", "canary-two"] {
+            let secret = SecretString::from(value.to_owned());
+            store().put(&reference, &secret).await.unwrap();
+            let read = store().newest(&reference).await.unwrap();
+            assert_eq!(read.value.expose_secret(), value);
+            assert_eq!(mode(&path), 0o600);
+        }
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        let files = || fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(files(), 1, "no draft is left");
+        // Through a link, as the name is used elsewhere.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let linked = SecretRef::File(link.clone());
+        let secret = SecretString::from("canary-three".to_owned());
+        store().put(&linked, &secret).await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "canary-three");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+
+        store().remove(&reference).await.unwrap();
+        store().remove(&reference).await.unwrap();
+        assert_eq!(files(), 0);
+        let env = SecretRef::Env("TOKEN".into());
+        let e = store().put(&env, &secret).await.unwrap_err();
+        assert!(e.to_string().contains("`env://TOKEN` cannot be written"));
+        let beneath = SecretRef::File(dir.path().join("link/x"));
+        fs::write(&path, "x").unwrap();
+        let e = store().put(&beneath, &secret).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Auth);
+        assert!(!format!("{e:?}").contains("canary"), "{e:?}");
+    }
+
+    #[test]
+    fn only_a_pem_has_line_breaks() {
+        let reference = SecretRef::Env("X".into());
+        let pem = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let kept = accept(&reference, pem.to_owned()).unwrap();
+        assert_eq!(kept.expose_secret(), pem.trim_end());
+        for bad in ["a\nb", "-----BEGIN \0", " -----BEGIN X\n"] {
+            assert!(accept(&reference, format!("{bad}x")).is_err(), "{bad:?}");
+        }
     }
 
     #[tokio::test]

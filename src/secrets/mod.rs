@@ -150,6 +150,21 @@ pub trait SecretStore: Send + Sync {
     /// [`crate::error::ErrorKind::Auth`] naming the reference, where it was looked for, and what to
     /// grant or create; never a value.
     async fn get(&self, reference: &SecretRef) -> Result<SecretString>;
+
+    /// The same as it is now, never as it was when it was read before.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    async fn newest(&self, reference: &SecretRef) -> Result<Version>;
+}
+
+/// A secret as it was read.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// The value.
+    pub value: SecretString,
+    /// The version's number, where the place counts them.
+    pub number: Option<u64>,
 }
 
 /// What became of a value that was written; never the value.
@@ -182,6 +197,19 @@ pub trait SecretWriter: Send + Sync {
     /// [`crate::error::ErrorKind::Config`] for a value or a reference that cannot be written,
     /// [`crate::error::ErrorKind::Auth`] saying what to grant; never a value.
     async fn put(&self, reference: &SecretRef, value: &SecretString) -> Result<Stored>;
+
+    /// Makes a version that was replaced unusable. Harmless where it is already, and where the place
+    /// keeps no versions.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    async fn disable(&self, reference: &SecretRef, version: u64) -> Result<()>;
+
+    /// Makes the newest value unusable: a file goes, a version is disabled.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    async fn remove(&self, reference: &SecretRef) -> Result<()>;
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Finds all secrets of a source: where each was said to be, else where its name says it is.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use futures::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::local::{LocalSecrets, accept};
-use super::{SecretRef, SecretStore, SecretWriter, Stored};
+use super::{SecretRef, SecretStore, SecretWriter, Stored, Version};
 use crate::config::{Environment, source_variable};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -32,39 +33,52 @@ impl Secrets {
             google,
         }
     }
+
+    /// Who has what the reference means.
+    fn vault(&self, reference: &SecretRef) -> Result<&dyn Vault> {
+        match (reference, &self.google) {
+            (SecretRef::Gcp { .. }, Some(google)) => Ok(&**google),
+            (SecretRef::Gcp { .. }, None) => Err(Error::new(
+                ErrorKind::Auth,
+                format!("`{reference}` is in Secret Manager, and there are no Google credentials"),
+            )
+            .hint(
+                "run `gcloud auth application-default login`, or give the secret as `env://NAME`",
+            )),
+            _ => Ok(&self.local),
+        }
+    }
 }
 
 #[async_trait]
 impl SecretStore for Secrets {
     async fn get(&self, reference: &SecretRef) -> Result<SecretString> {
-        match (reference, &self.google) {
-            (SecretRef::Gcp { .. }, Some(google)) => {
-                let value = google.get(reference).await?;
-                accept(reference, value.expose_secret().to_owned())
-            }
-            (SecretRef::Gcp { .. }, None) => Err(no_google(reference)),
-            _ => self.local.get(reference).await,
-        }
+        let value = self.vault(reference)?.get(reference).await?;
+        accept(reference, value.expose_secret().to_owned())
+    }
+
+    async fn newest(&self, reference: &SecretRef) -> Result<Version> {
+        let read = self.vault(reference)?.newest(reference).await?;
+        Ok(Version {
+            value: accept(reference, read.value.expose_secret().to_owned())?,
+            ..read
+        })
     }
 }
 
 #[async_trait]
 impl SecretWriter for Secrets {
     async fn put(&self, reference: &SecretRef, value: &SecretString) -> Result<Stored> {
-        match (reference, &self.google) {
-            (SecretRef::Gcp { .. }, Some(google)) => google.put(reference, value).await,
-            (SecretRef::Gcp { .. }, None) => Err(no_google(reference)),
-            _ => self.local.put(reference, value).await,
-        }
+        self.vault(reference)?.put(reference, value).await
     }
-}
 
-fn no_google(reference: &SecretRef) -> Error {
-    Error::new(
-        ErrorKind::Auth,
-        format!("`{reference}` is in Secret Manager, and there are no Google credentials"),
-    )
-    .hint("run `gcloud auth application-default login`, or give the secret as `env://NAME`")
+    async fn disable(&self, reference: &SecretRef, version: u64) -> Result<()> {
+        self.vault(reference)?.disable(reference, version).await
+    }
+
+    async fn remove(&self, reference: &SecretRef) -> Result<()> {
+        self.vault(reference)?.remove(reference).await
+    }
 }
 
 /// Where one secret of a source is looked for.
@@ -74,6 +88,10 @@ pub struct SecretLookup {
     pub places: Vec<SecretRef>,
     /// May be missing; is then left out.
     pub optional: bool,
+    /// The place was named, and is the only one.
+    pub named: bool,
+    /// A login puts it there: `drawoff auth login`.
+    pub by_login: bool,
 }
 
 impl SecretLookup {
@@ -86,6 +104,7 @@ impl SecretLookup {
         reference: Option<SecretRef>,
         project: Option<&str>,
     ) -> Self {
+        let named = reference.is_some();
         let places = match reference {
             Some(reference) => vec![reference],
             None => {
@@ -99,8 +118,43 @@ impl SecretLookup {
                 places
             }
         };
-        Self { places, optional }
+        Self {
+            places,
+            optional,
+            named,
+            by_login: false,
+        }
     }
+
+    /// The same for a refresh token, which the program replaces by itself: without a reference it may
+    /// also be in `file`, which comes after the environment and before Secret Manager.
+    #[must_use]
+    pub fn replaced(mut self, file: Option<PathBuf>, by_login: bool) -> Self {
+        self.by_login = by_login;
+        if !self.named
+            && let Some(file) = file
+        {
+            self.places.insert(1, SecretRef::File(file));
+        }
+        self
+    }
+
+    /// The variable that comes before all other places.
+    pub fn variable(&self) -> Option<&str> {
+        match self.places.first() {
+            Some(SecretRef::Env(name)) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// A secret that was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The value.
+    pub value: SecretString,
+    /// Where it was.
+    pub place: SecretRef,
 }
 
 /// The values of all secrets of a source.
@@ -112,7 +166,7 @@ pub async fn resolve(
     source: &str,
     lookups: &BTreeMap<String, SecretLookup>,
     store: &dyn SecretStore,
-) -> Result<BTreeMap<String, SecretString>> {
+) -> Result<BTreeMap<String, Found>> {
     let found = join_all(
         lookups
             .iter()
@@ -138,11 +192,16 @@ pub async fn resolve(
 
 /// The first place's value that is there, or why each place has none. A place that holds something
 /// unfit to use ends the search: going on would hide the mistake.
-async fn first(lookup: &SecretLookup, store: &dyn SecretStore) -> Result<SecretString, Vec<Error>> {
+async fn first(lookup: &SecretLookup, store: &dyn SecretStore) -> Result<Found, Vec<Error>> {
     let mut errors = Vec::new();
     for place in &lookup.places {
         match store.get(place).await {
-            Ok(value) => return Ok(value),
+            Ok(value) => {
+                return Ok(Found {
+                    value,
+                    place: place.clone(),
+                });
+            }
             Err(e) => {
                 let absent = is_absent(&e) || e.is_transient();
                 errors.push(e);
@@ -177,14 +236,16 @@ fn report(source: &str, missing: &[(&str, &SecretLookup, Vec<Error>)]) -> Error 
     let given = missing
         .iter()
         .find(|(_, lookup, _)| lookup.places.len() == 1);
+    let login = missing.iter().any(|(_, lookup, _)| lookup.by_login);
     let hint = match (given, missing) {
+        _ if login => format!("log in: `drawoff auth login --source {source}`"),
         (Some((_, lookup, errors)), _) if !matches!(lookup.places[0], SecretRef::Env(_)) => errors
             .iter()
             .find_map(|e| e.find_hint())
             .unwrap_or("check the reference in `drawoff.yaml`")
             .to_owned(),
         (_, [(key, lookup, errors), ..]) => match lookup.places.as_slice() {
-            [SecretRef::Env(name)] => {
+            [SecretRef::Env(name)] | [SecretRef::Env(name), SecretRef::File(_)] => {
                 format!(
                     "set `{name}`, or say where it is: `sources: {{{source}: {{secrets: {{{key}: gcp://project/secret}}}}}}`"
                 )
@@ -233,6 +294,13 @@ mod tests {
                 )),
             }
         }
+
+        async fn newest(&self, reference: &SecretRef) -> Result<Version> {
+            Ok(Version {
+                value: self.get(reference).await?,
+                number: None,
+            })
+        }
     }
 
     #[async_trait]
@@ -242,6 +310,14 @@ mod tests {
                 place: format!("Google's {reference}"),
                 version: Some(2),
             })
+        }
+
+        async fn disable(&self, _: &SecretRef, _: u64) -> Result<()> {
+            Ok(())
+        }
+
+        async fn remove(&self, _: &SecretRef) -> Result<()> {
+            Ok(())
         }
     }
 
@@ -269,10 +345,10 @@ mod tests {
     async fn the_environment_comes_before_secret_manager() {
         let lookups = lookups(&[("token", false)], Some("p"));
         let values = resolve("acme-x", &lookups, &secrets(&[])).await.unwrap();
-        assert_eq!(values["token"].expose_secret(), "canary-google");
+        assert_eq!(values["token"].value.expose_secret(), "canary-google");
         let env = secrets(&[("DRAWOFF_ACME_X_TOKEN", "canary-env-2")]);
         let values = resolve("acme-x", &lookups, &env).await.unwrap();
-        assert_eq!(values["token"].expose_secret(), "canary-env-2");
+        assert_eq!(values["token"].value.expose_secret(), "canary-env-2");
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use crate::yaml::{self, Position, Reader};
 
 pub use bigquery::BigQueryOptions;
 use source::SourceEntry;
-pub use source::{SourceConfig, SourceSecrets};
+pub use source::{SourceConfig, SourceSecrets, Values};
 
 /// The settings file's name in the working directory.
 pub const FILE: &str = "drawoff.yaml";

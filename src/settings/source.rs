@@ -7,7 +7,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::{BigQueryOptions, Settings};
-use crate::config::source_variable;
+use crate::config::{credentials_file, source_variable};
 use crate::connector::load::Loaded;
 use crate::connector::syntax::{is_host, is_insecure, rate_limit};
 use crate::connector::template::{ConfigValue, Template};
@@ -47,10 +47,7 @@ impl SourceConfig {
     ///
     /// # Errors
     /// As [`resolve`].
-    pub async fn values(
-        &self,
-        store: &dyn SecretStore,
-    ) -> Result<Arc<BTreeMap<String, ConfigValue>>> {
+    pub async fn values(&self, store: &dyn SecretStore) -> Result<Values> {
         let secrets = resolve(&self.name, &self.secrets, store).await?;
         let mut values: BTreeMap<String, ConfigValue> = self
             .config
@@ -59,12 +56,18 @@ impl SourceConfig {
             .collect();
         for key in self.secrets.keys() {
             let value = match secrets.get(key) {
-                Some(value) => ConfigValue::Secret(value.clone()),
+                Some(found) => ConfigValue::Secret(found.value.clone()),
                 None => ConfigValue::Plain(String::new()),
             };
             values.insert(key.clone(), value);
         }
-        Ok(Arc::new(values))
+        Ok(Values {
+            config: Arc::new(values),
+            places: secrets
+                .into_iter()
+                .map(|(key, found)| (key, found.place))
+                .collect(),
+        })
     }
 }
 
@@ -105,6 +108,15 @@ impl SourceSecrets {
             .hint(suggest(key, &known))
         })
     }
+}
+
+/// What templates can name as `config.…`.
+#[derive(Clone, Debug, Default)]
+pub struct Values {
+    /// The values.
+    pub config: Arc<BTreeMap<String, ConfigValue>>,
+    /// Where each secret was found.
+    pub places: BTreeMap<String, SecretRef>,
 }
 
 /// A source as the settings file has it.
@@ -387,13 +399,27 @@ fn lookups(
 ) -> BTreeMap<String, SecretLookup> {
     let lookup = |key: &ConfigKey| {
         let reference = entry.secrets.iter().find(|(_, k, _)| *k == key.name);
-        SecretLookup::new(
+        let lookup = SecretLookup::new(
             &entry.name,
             &key.name,
             key.optional,
             reference.map(|(_, _, r)| r.clone()),
             settings.project.as_deref(),
-        )
+        );
+        let users = connector
+            .auths
+            .iter()
+            .filter(|auth| auth.refresh_key() == Some(key.name.as_str()));
+        let by_login = users
+            .map(|auth| auth.login().is_some())
+            .reduce(|a, b| a || b);
+        match by_login {
+            Some(by_login) => {
+                let file = credentials_file(&settings.environment, &entry.name, &key.name);
+                lookup.replaced(file, by_login)
+            }
+            None => lookup,
+        }
     };
     let secret = connector.config.iter().filter(|key| key.secret);
     secret.map(|key| (key.name.clone(), lookup(key))).collect()

@@ -109,7 +109,7 @@ impl SecretManager {
     ///
     /// # Errors
     /// [`ErrorKind::Auth`] saying what to grant.
-    pub async fn newest(&self, reference: &SecretRef) -> Result<Option<u64>> {
+    pub async fn newest_number(&self, reference: &SecretRef) -> Result<Option<u64>> {
         let name = Name {
             version: "latest",
             ..Name::of(reference)?

@@ -142,7 +142,7 @@ impl SecretManager {
             }
             Err(failure) if failure.is_not_found() => {}
             Err(failure) if failure.reason == "FAILED_PRECONDITION" => {
-                newest = self.newest(reference).await?.unwrap_or_default();
+                newest = self.newest_number(reference).await?.unwrap_or_default();
             }
             Err(failure) => return Err(explain(&self.google, Deed::Read, name, failure)),
         }
@@ -224,5 +224,16 @@ impl SecretWriter for SecretManager {
             place: added.place,
             version: Some(added.version),
         })
+    }
+
+    async fn disable(&self, reference: &SecretRef, version: u64) -> Result<()> {
+        self.switch(reference, version, "disable").await
+    }
+
+    async fn remove(&self, reference: &SecretRef) -> Result<()> {
+        match self.newest_number(reference).await? {
+            Some(version) => self.switch(reference, version, "disable").await,
+            None => Ok(()),
+        }
     }
 }
