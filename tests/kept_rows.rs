@@ -227,6 +227,68 @@ async fn history_is_kept_by_every_run() {
     );
 }
 
+#[tokio::test]
+async fn a_table_with_history_is_not_merged_into() {
+    let stream = "items: {table: {disposition: scd2}}";
+    let Shop {
+        shelf, bench, _api, ..
+    } = shop(3, stream).await;
+    bench.run(&RUN).await.exits(0);
+    shelf.change(|rows| rows[0]["name"] = json!("renamed"));
+    bench.run(&RUN).await.exits(0);
+    let before = items(&bench);
+    assert_eq!(before.len(), 4);
+
+    shelf.change(|rows| rows[0]["name"] = json!("renamed again"));
+    for other in [
+        "items:",
+        "items: {table: {soft_delete: true}}",
+        "items: {primary_key: [], table: {disposition: replace}}",
+        "items: {primary_key: [], incremental: {cursor: updated_at, since_param: since}}",
+    ] {
+        bench.connector("shop", &connector(&_api.url(), &[other]));
+        for more in [None, Some("--full-refresh"), Some("--dry-run")] {
+            let args: Vec<&str> = RUN.into_iter().chain(more).collect();
+            bench
+                .run(&args)
+                .await
+                .exits(1)
+                .says("table `items` keeps history")
+                .says("disposition: scd2");
+        }
+        assert_eq!(items(&bench), before, "{other}");
+    }
+    // History goes on where it was, and so does a stream that has another table.
+    bench.connector("shop", &connector(&_api.url(), &[stream]));
+    bench.run(&RUN).await.exits(0);
+    assert_eq!(
+        versions(&bench, 1),
+        shown(&[("item 1", true), ("renamed", true), ("renamed again", false)])
+    );
+    let other = "items: {table: {name: present}}";
+    bench.connector("shop", &connector(&_api.url(), &[other]));
+    bench.run(&RUN).await.exits(0);
+    assert_eq!(sqlite(&bench.path("drawoff.db"), "present").len(), 3);
+
+    // And who gives the history up as the error says is left with what is current.
+    rusqlite::Connection::open(bench.path("drawoff.db"))
+        .unwrap()
+        .execute_batch(
+            "DELETE FROM items WHERE _valid_to IS NOT NULL;
+             DROP INDEX items__key;
+             ALTER TABLE items DROP COLUMN _valid_from;
+             ALTER TABLE items DROP COLUMN _valid_to;
+             ALTER TABLE items DROP COLUMN _row_hash;",
+        )
+        .unwrap();
+    shelf.change(|rows| rows[1]["name"] = json!("renamed"));
+    bench.connector("shop", &connector(&_api.url(), &["items:"]));
+    bench.run(&RUN).await.exits(0);
+    let names: Vec<Value> = items(&bench).iter().map(|r| r["name"].clone()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert!(names.contains(&json!("renamed")) && names.contains(&json!("renamed again")));
+}
+
 /// Streams of which a run lists everything, with what such a run is told beside the source.
 const WHOLE: [(&str, &[&str]); 4] = [
     (

@@ -6,7 +6,7 @@ use drawoff::destination::{
     Absent, BatchKind, Destination, Disposition, PartitionUnit, Partitioning, Published, TableSpec,
     rejects,
 };
-use drawoff::error::Result;
+use drawoff::error::{ErrorKind, Result};
 use drawoff::schema::decode::Reject;
 use drawoff::schema::{Column, ColumnType, Mode};
 use serde_json::{Value, json};
@@ -279,4 +279,19 @@ pub async fn history(place: &dyn Place) {
     let rows = read(place, &table, "_valid_to").await;
     let of = |id: i64| rows.iter().filter(|(i, ..)| *i == id).count();
     assert_eq!((of(1), of(2), of(3)), (3, 2, 2), "{rows:?}");
+
+    // A stream that keeps no history does not get at the table, by whatever disposition.
+    for disposition in [
+        Disposition::Merge,
+        Disposition::Append,
+        Disposition::Replace,
+    ] {
+        let planned = to.plan(&people(disposition)).await.unwrap_err();
+        let prepared = to.prepare(&people(disposition)).await.unwrap_err();
+        for error in [planned, prepared] {
+            assert_eq!(error.kind(), ErrorKind::Schema);
+            assert!(error.to_string().contains("keeps history"), "{error}");
+        }
+    }
+    assert_eq!(read(place, &table, "_valid_to").await, rows);
 }
