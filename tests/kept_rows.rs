@@ -113,6 +113,32 @@ async fn a_whole_listing_marks_what_it_lacks() {
 }
 
 #[tokio::test]
+async fn without_soft_delete_a_row_that_is_listed_again_has_no_mark() {
+    let Shop {
+        shelf, bench, _api, ..
+    } = shop(4, "items: {table: {soft_delete: true}}").await;
+    let folder = format!("parquet:{}", bench.path("lake").display());
+    let to_files = [RUN[0], RUN[1], "--destination", &folder];
+    let both = async || {
+        bench.run(&RUN).await.exits(0);
+        bench.run(&to_files).await.exits(0);
+    };
+    both().await;
+    let all = shelf.rows();
+    shelf.change(|rows| rows.truncate(2));
+    both().await;
+    assert_eq!(with(&items(&bench), "_deleted_at"), [3, 4]);
+
+    bench.connector("shop", &connector(&_api.url(), &["items:"]));
+    shelf.change(|rows| *rows = all[..3].to_vec());
+    both().await;
+    assert_eq!(with(&items(&bench), "_deleted_at"), [4]);
+    let files = parquet(&bench.path("lake"), "items");
+    assert_eq!(with(&files, "_deleted_at"), [4]);
+    assert_eq!(files.len(), 4);
+}
+
+#[tokio::test]
 async fn an_incremental_stream_marks_in_a_full_refresh_only() {
     let stream = "items: {incremental: {cursor: updated_at, since_param: since, sorted: true}, \
                   table: {soft_delete: true, allow_empty_replace: true}}";
@@ -263,7 +289,11 @@ async fn a_table_with_history_is_not_merged_into() {
     bench.run(&RUN).await.exits(0);
     assert_eq!(
         versions(&bench, 1),
-        shown(&[("item 1", true), ("renamed", true), ("renamed again", false)])
+        shown(&[
+            ("item 1", true),
+            ("renamed", true),
+            ("renamed again", false)
+        ])
     );
     let other = "items: {table: {name: present}}";
     bench.connector("shop", &connector(&_api.url(), &[other]));

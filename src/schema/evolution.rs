@@ -485,11 +485,7 @@ mod tests {
     fn a_table_that_keeps_history_is_for_no_other_stream() {
         let columns = |own: &[&str]| {
             let names = ["id"].iter().chain(own);
-            schema(
-                names
-                    .map(|n| Column::new(*n, ColumnType::String))
-                    .collect(),
-            )
+            schema(names.map(|n| Column::new(*n, ColumnType::String)).collect())
         };
         let e = reconcile("t", &columns(&HISTORY), &columns(&[])).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Schema);

@@ -159,6 +159,17 @@ pub mod column {
         ROW_HASH,
     ];
 
+    /// Those that say something of a row as it was last written. A stream may stop to write them; then the
+    /// rows that it updates have nulls there, since what they said is no longer so.
+    pub const OF_LAST_WRITE: [&str; 1] = [DELETED_AT];
+
+    /// Whether the column says so.
+    pub fn is_of_last_write(name: &str) -> bool {
+        OF_LAST_WRITE
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(name))
+    }
+
     /// Whether the name is one of them.
     pub fn is_own(name: &str) -> bool {
         ALL.iter().any(|own| own.eq_ignore_ascii_case(name))

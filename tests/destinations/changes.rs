@@ -178,6 +178,21 @@ pub async fn rows_no_longer_listed_are_marked(place: &dyn Place) {
     land(&*to, &table, "s8", 7, &[]).await.unwrap();
     let left = read(place, &table, "_deleted_at").await;
     assert!(left.iter().all(|(.., gone)| *gone) && left.len() == 4);
+
+    // A stream that no longer marks anything takes the marks off the rows that it updates.
+    let mut plain = people(Disposition::Merge);
+    plain.partition.clone_from(&table.partition);
+    to.prepare(&plain).await.unwrap();
+    let listed = [person(3, "fourth", 3), person(5, "fourth", 3)];
+    land(&*to, &plain, "s9", 8, &[&listed]).await.unwrap();
+    let want = shown(&[
+        (1, "third", true),
+        (2, "back", true),
+        (3, "fourth", false),
+        (4, "first", true),
+        (5, "fourth", false),
+    ]);
+    assert_eq!(read(place, &table, "_deleted_at").await, want);
 }
 
 /// A version of a person, received on that day of March.

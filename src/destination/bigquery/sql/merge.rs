@@ -1,6 +1,7 @@
 //! Merging: the staged rows' columns go into the rows with their keys, the rows of other keys are added.
 //!
-//! These are MERGE's semantics in two statements: columns that the schema lacks keep their values.
+//! These are MERGE's semantics in two statements: columns that the schema lacks keep their values, but for
+//! the engine's own that speak of a row as it was last written.
 //! Not MERGE itself, so that what runs is what is tested: the emulator cannot run MERGE inside a
 //! transaction. Both statements read only the partitions that the filter names; what they bill is what
 //! MERGE would.
@@ -28,6 +29,10 @@ pub(super) fn merge(
     let key = &spec.primary_key;
     let columns = &spec.schema.columns;
     let is_key = |name: &str| key.iter().any(|k| k.eq_ignore_ascii_case(name));
+    let unspoken = there
+        .iter()
+        .filter(|c| column::is_of_last_write(&c.name) && records::find(columns, c).is_none())
+        .map(|c| assign(&c.name, "NULL"));
     let set: Vec<String> = columns
         .iter()
         .filter(|c| !is_key(&c.name))
@@ -37,6 +42,7 @@ pub(super) fn merge(
             let there = records::find(there, c).unwrap_or(c);
             assign(&c.name, &records::update(c, there, &new, &old))
         })
+        .chain(unspoken)
         .collect();
     let values = staged::values(columns, there, text);
     let unique = staged::unique(spec, Some(key), staged);

@@ -138,6 +138,36 @@ FROM `p`.`d`.`stage_r`;
 }
 
 #[test]
+fn what_only_the_table_says_of_a_row_is_null_where_it_is_updated() {
+    let spec = spec(Disposition::Merge);
+    let mut there = spec.schema.columns.clone();
+    let own = ["_DELETED_AT"];
+    there.extend(own.map(|n| Column::new(n, ColumnType::String)));
+    there.push(Column::new("foreign", ColumnType::String));
+    let merged = |spec: &TableSpec| {
+        publish(&Publish {
+            there: &there,
+            ..about(spec, true, false)
+        })
+    };
+    let script = merged(&spec);
+    assert!(
+        script.contains("SET `updated_at` = _drawoff_new.`updated_at`, `_DELETED_AT` = NULL\nFROM"),
+        "{script}"
+    );
+    // Where the stream writes them, they are what it says.
+    let mut all = spec.clone();
+    all.schema.columns.clone_from(&there);
+    assert!(!merged(&all).contains("= NULL"));
+    // Rows that are only added say nothing anyway.
+    let added = TableSpec {
+        disposition: Disposition::Append,
+        ..spec.clone()
+    };
+    assert!(!merged(&added).contains("= NULL"));
+}
+
+#[test]
 fn merging_into_partitions_names_them_literally() {
     let spec = daily(spec(Disposition::Merge));
     let script = publish(&Publish {
