@@ -161,7 +161,7 @@ pub mod column {
 
     /// Those that say something of a row as it was last written. A stream may stop to write them; then the
     /// rows that it updates have nulls there, since what they said is no longer so.
-    pub const OF_LAST_WRITE: [&str; 1] = [DELETED_AT];
+    pub const OF_LAST_WRITE: [&str; 4] = [EXTRACTED_AT, RUN_ID, SLICE_ID, DELETED_AT];
 
     /// Whether the column says so.
     pub fn is_of_last_write(name: &str) -> bool {

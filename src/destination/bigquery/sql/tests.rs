@@ -141,7 +141,7 @@ FROM `p`.`d`.`stage_r`;
 fn what_only_the_table_says_of_a_row_is_null_where_it_is_updated() {
     let spec = spec(Disposition::Merge);
     let mut there = spec.schema.columns.clone();
-    let own = ["_DELETED_AT"];
+    let own = ["_extracted_at", "_run_id", "_slice_id", "_DELETED_AT"];
     there.extend(own.map(|n| Column::new(n, ColumnType::String)));
     there.push(Column::new("foreign", ColumnType::String));
     let merged = |spec: &TableSpec| {
@@ -152,7 +152,10 @@ fn what_only_the_table_says_of_a_row_is_null_where_it_is_updated() {
     };
     let script = merged(&spec);
     assert!(
-        script.contains("SET `updated_at` = _drawoff_new.`updated_at`, `_DELETED_AT` = NULL\nFROM"),
+        script.contains(
+            "SET `updated_at` = _drawoff_new.`updated_at`, `_extracted_at` = NULL, `_run_id` = NULL, \
+             `_slice_id` = NULL, `_DELETED_AT` = NULL\nFROM"
+        ),
         "{script}"
     );
     // Where the stream writes them, they are what it says.
