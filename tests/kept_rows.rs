@@ -1,6 +1,7 @@
 //! `soft_delete` and `scd2` through the program itself: what a run that lists everything says of rows that it
 //! does not list, and what a run that does not must never say.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -251,6 +252,58 @@ async fn history_is_kept_by_every_run() {
         versions(&bench, 1),
         shown(&[("item 1", true), ("item 1", false)])
     );
+}
+
+#[tokio::test]
+async fn history_shows_one_listing_or_the_next_as_of_any_time() {
+    let Shop {
+        shelf, bench, _api, ..
+    } = shop(25, "items: {table: {disposition: scd2}}").await;
+    let listed = || -> BTreeSet<String> {
+        let rows = shelf.rows();
+        rows.iter()
+            .map(|r| r["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let mut listings = vec![BTreeSet::new(), listed()];
+    bench.run(&RUN).await.exits(0);
+    // On each of three pages something changes; something is gone, and something is new at the end.
+    shelf.change(|rows| {
+        for at in [0, 12, 23] {
+            rows[at]["name"] = json!(format!("renamed {at}"));
+        }
+        rows.retain(|r| r["id"] != 5);
+        rows.push(item(26, 500));
+    });
+    listings.push(listed());
+    bench.run(&RUN).await.exits(0);
+
+    let rows = items(&bench);
+    let text = |row: &Row, column: &str| row[column].as_str().unwrap_or("~").to_owned();
+    let times: BTreeSet<String> = rows
+        .iter()
+        .flat_map(|r| {
+            [
+                text(r, "_valid_from"),
+                text(r, "_valid_to"),
+                text(r, "_extracted_at"),
+            ]
+        })
+        .collect();
+    let mut seen: Vec<BTreeSet<String>> = Vec::new();
+    for time in times.iter().filter(|t| *t != "~") {
+        let holds = |r: &&Row| text(r, "_valid_from") <= *time && *time < text(r, "_valid_to");
+        let shown = rows.iter().filter(holds).map(|r| text(r, "name")).collect();
+        if seen.last() != Some(&shown) {
+            seen.push(shown);
+        }
+    }
+    assert_eq!(seen, listings);
+    // It is the time at which the last page was received.
+    let last = rows.iter().find(|r| r["id"] == 26).unwrap();
+    assert_eq!(last["_valid_from"], last["_extracted_at"]);
+    let gone = rows.iter().find(|r| r["id"] == 5).unwrap();
+    assert_eq!(gone["_valid_to"], last["_extracted_at"]);
 }
 
 #[tokio::test]

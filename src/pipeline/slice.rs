@@ -216,13 +216,12 @@ impl SliceWriter {
     /// # Errors
     /// A page that is not what the layout says, or not sorted; staging that failed.
     pub async fn page(&mut self, layout: &Layout, body: &[u8], sorted: bool) -> Result<Walked> {
+        let received = self.clock.now().to_string();
         if self.stamped {
-            self.decoder
-                .set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
+            self.decoder.set_constant(table::EXTRACTED_AT, &received)?;
         }
         if self.table.disposition == Disposition::Scd2 {
-            self.decoder
-                .set_constant(column::VALID_FROM, &self.clock.now().to_string())?;
+            self.decoder.set_constant(column::VALID_FROM, &received)?;
         }
         let held = self.held();
         let position = self.decoder.position();

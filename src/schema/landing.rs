@@ -141,7 +141,8 @@ pub mod column {
     pub const SLICE_ID: &str = "_slice_id";
     /// When the source no longer had the row, in tables with soft deletes.
     pub const DELETED_AT: &str = "_deleted_at";
-    /// Since when a version holds, in tables with history.
+    /// Since when a version holds, in tables with history. Staged rows have the time at which their page
+    /// was received; in the table it is that of the last page of their slice.
     pub const VALID_FROM: &str = "_valid_from";
     /// Until when (exclusive) a version held; null for the current one.
     pub const VALID_TO: &str = "_valid_to";

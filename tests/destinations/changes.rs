@@ -274,19 +274,25 @@ pub async fn history(place: &dyn Place) {
         absent: Absent::Close,
         ..table.clone()
     };
-    let all = [version(1, "a", 6), version(3, "e", 6)];
+    let all = [version(1, "a", 6), version(3, "e", 6), version(4, "f", 7)];
     land_with_a_reject(&*to, &whole, 4, &all[..1])
         .await
         .unwrap();
     expect(place, &table, &want).await;
     let published = land(&*to, &whole, "s6", 5, &[&all]).await.unwrap();
-    assert_eq!(published, counts(1, 1));
+    assert_eq!(published, counts(2, 1));
+    // At one moment, when its last page was received: what it changes, adds, and lacks.
+    want[2] = ended(want[2].clone(), 7);
+    want[3] = ended(want[3].clone(), 7);
+    want.extend([version(3, "e", 7), version(4, "f", 7)]);
+    expect(place, &table, &want).await;
     let open = async || {
         let rows = read(place, &table, "_valid_to").await;
         let open = rows.into_iter().filter(|(.., ended)| !ended);
         open.map(|(id, name, _)| (id, name)).collect::<Vec<_>>()
     };
-    assert_eq!(open().await, [(1, "a".to_owned()), (3, "e".to_owned())]);
+    let names = [(1, "a"), (3, "e"), (4, "f")].map(|(id, name)| (id, name.to_owned()));
+    assert_eq!(open().await, names);
     // And who comes back begins anew.
     let published = land(&*to, &whole, "s7", 6, &[&[version(2, "b", 9)]]).await;
     assert_eq!(published.unwrap(), counts(1, 0));

@@ -98,6 +98,9 @@ fn publish(mut work: Work, update: &CheckpointUpdate) -> Result<Published> {
     if closes || table.disposition == Disposition::Scd2 {
         staging.index(table).map_err(fail)?;
     }
+    if table.disposition == Disposition::Scd2 {
+        history::date(&staging.conn).map_err(fail)?;
+    }
 
     let _turn = place
         .publishing

@@ -17,6 +17,9 @@ pub(super) const OLD: &str = "_drawoff_old";
 /// Alias of the staged rows in a publish.
 pub(super) const NEW: &str = "_drawoff_new";
 
+/// When the statement runs.
+pub(super) const NOW: &str = "CURRENT_TIMESTAMP()";
+
 /// Merges the staged rows into the rows that pass `filter`, which has to let every row through that
 /// has a staged key, where it is before and where it goes. The table's RECORDs are `there`.
 pub(super) fn merge(
@@ -69,12 +72,12 @@ pub(super) fn mark_deleted(
     staged: Option<&str>,
     filter: Option<&str>,
 ) -> String {
-    close(column::DELETED_AT, spec, target, staged, filter)
+    close((column::DELETED_AT, NOW), spec, target, staged, filter)
 }
 
-/// Gives the rows without an end in that column one, now, unless their key is staged.
+/// Gives the rows without an end in that column this one, unless their key is staged.
 pub(super) fn close(
-    end: &str,
+    (end, at): (&str, &str),
     spec: &TableSpec,
     target: &str,
     staged: Option<&str>,
@@ -82,7 +85,7 @@ pub(super) fn close(
 ) -> String {
     format!(
         "UPDATE {target} AS {OLD} SET {}\nWHERE {};\n",
-        assign(end, "CURRENT_TIMESTAMP()"),
+        assign(end, at),
         also(&unlisted(end, &spec.primary_key, staged), filter)
     )
 }

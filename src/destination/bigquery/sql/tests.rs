@@ -291,21 +291,34 @@ fn history_ends_what_differs_and_adds_what_is_new() {
     assert_eq!(
         script,
         format!(
-            "{DECLARE}{COUNT}{CHECK}\
-UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_valid_to` = _drawoff_new.`_valid_from`
-FROM (SELECT `id`, `group`, `_valid_from`, `_row_hash`
+            "{DECLARE}\
+DECLARE _drawoff_moment TIMESTAMP DEFAULT NULL;
+SET _drawoff_moment = (SELECT MAX(`_valid_from`) FROM `p`.`d`.`stage`);
+{COUNT}{CHECK}\
+UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_valid_to` = _drawoff_moment
+FROM (SELECT `id`, `group`, `_row_hash`
 {UNIQUE}) AS _drawoff_new
 WHERE IFNULL(_drawoff_old.`_row_hash`, '') != _drawoff_new.`_row_hash` AND {current};
 SET row_counts = (SELECT AS STRUCT row_counts.staged AS staged, COUNT(*) AS kept
 {missing});
 INSERT INTO `p`.`d`.`tickets` ({columns})
-SELECT {columns}
+SELECT `id`, `group`, `updated_at`, _drawoff_moment AS `_valid_from`, `_valid_to`, `_row_hash`
 {missing};
-UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_valid_to` = CURRENT_TIMESTAMP()
+UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_valid_to` = _drawoff_moment
 WHERE _drawoff_old.`_valid_to` IS NULL AND NOT EXISTS (SELECT 1 FROM `p`.`d`.`stage` AS _drawoff_new WHERE {SAME_KEY});
 {CHECKPOINT}"
         )
     );
+    // Nothing was received that would say when.
+    let nothing = publish(&Publish {
+        closes: true,
+        ..about(&spec, false, false)
+    });
+    assert!(
+        nothing.contains("SET `_valid_to` = CURRENT_TIMESTAMP()\n"),
+        "{nothing}"
+    );
+    assert!(!nothing.contains("_drawoff_moment"), "{nothing}");
 }
 
 #[test]
