@@ -23,7 +23,7 @@ use crate::pipeline::plan::Wish;
 use crate::pipeline::report::{Observer, Outcome, Phase, RunReport, StreamReport};
 use crate::pipeline::slice::{SliceContext, SliceWriter};
 use crate::pipeline::stage::Budget;
-use crate::pipeline::stream::{StreamRun, cursor_of};
+use crate::pipeline::stream::{StreamRun, check_seam, cursor_of};
 use crate::pipeline::table;
 use crate::schema::TableSchema;
 use crate::schema::grow::grow;
@@ -345,6 +345,9 @@ impl Run {
             .map(|s| s.checkpoint.clone())
             .unwrap_or_default();
         found.cursor_before = published.newest();
+        if !self.options.full_refresh && since.is_none() {
+            check_seam(stream, &published, kind)?;
+        }
         if self.options.dry_run {
             found.plan = Some(self.destination.plan(&spec).await.map_err(|e| {
                 e.context(format!(
