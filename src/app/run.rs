@@ -380,6 +380,7 @@ impl Run {
             budget: self.budget.clone(),
             meter: meter.clone(),
             contract,
+            spoken: contract::spoken(stream),
             cursor: column,
             appends: stream.table.disposition == Disposition::Append,
             streams: self.streams,
@@ -462,7 +463,7 @@ impl Run {
                 .sample(stream, call, SAMPLE_PAGES, SAMPLE_RECORDS)
                 .await?;
             return Ok((sample.records() > 0)
-                .then(|| contract::inferred(sample.schema(&contract::needed(stream)), contract)));
+                .then(|| contract::inferred(sample.schema(&contract::spoken(stream)), contract)));
         };
         if contract != Contract::Evolve || stream.schema.is_some() {
             return Ok(Some(columns));
@@ -472,7 +473,8 @@ impl Run {
             .source
             .news(stream, call, &table.schema, SAMPLE_PAGES, SAMPLE_RECORDS)
             .await?;
-        let mut columns = grow(&table.schema, &news, &contract::rules(&table));
+        let rules = contract::rules(&table, &contract::spoken(stream));
+        let mut columns = grow(&table.schema, &news, &rules);
         columns.columns.retain(|c| !column::is_own(&c.name));
         Ok(Some(columns))
     }
