@@ -4,6 +4,7 @@
 //! secret, [`source_variable`].
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// The settings file, when it is not `drawoff.yaml` in the working directory.
 pub const CONFIG: &str = "DRAWOFF_CONFIG";
@@ -37,6 +38,10 @@ pub const LOG: &str = "DRAWOFF_LOG";
 pub const LOG_FORMAT: &str = "DRAWOFF_LOG_FORMAT";
 /// Not empty: no colours on a terminal.
 pub const NO_COLOR: &str = "NO_COLOR";
+/// Folder of configuration, where results of logins are kept; `~/.config` when unset.
+pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+/// The account's folder.
+pub const HOME: &str = "HOME";
 /// Name of the Cloud Run job that runs this process.
 pub const CLOUD_RUN_JOB: &str = "CLOUD_RUN_JOB";
 /// Execution of the Cloud Run job that this process is a task of.
@@ -75,6 +80,22 @@ impl Environment {
         }
         .filter(|value| !value.is_empty())
     }
+}
+
+/// The file in which a source's refresh token is kept when nobody names another place.
+pub fn credentials_file(environment: &Environment, source: &str, key: &str) -> Option<PathBuf> {
+    let named = environment.get(XDG_CONFIG_HOME).map(PathBuf::from);
+    let folder = named
+        // One that is not absolute is to be ignored, the specification says.
+        .filter(|folder| folder.is_absolute())
+        .or_else(|| Some(PathBuf::from(environment.get(HOME)?).join(".config")))?;
+    Some(
+        folder
+            .join("drawoff")
+            .join("credentials")
+            .join(source)
+            .join(key),
+    )
 }
 
 /// Prints no values: they may be secrets.

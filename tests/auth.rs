@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drawoff::auth::{self, AuthConfig, ClientAuth, ClientCredentials, Credential, TokenBody};
+use drawoff::auth::{
+    self, AuthConfig, ClientAuth, Credential, Grant, OAuth, OAuthClient, TokenBody,
+};
 use drawoff::clock::SystemClock;
 use drawoff::error::{Error, ErrorKind, Result};
 use drawoff::http::{CallContext, HttpClient, HttpOptions, Request, Response, RetryPolicy, Sign};
@@ -43,8 +45,8 @@ fn context() -> CallContext {
     }
 }
 
-fn grant(token_url: Url) -> ClientCredentials {
-    ClientCredentials {
+fn grant(token_url: Url) -> OAuthClient {
+    OAuthClient {
         token_url,
         client_id: Credential::new("client 1", "`client_id` of source `acme`"),
         client_secret: Credential::new(SECRET, "secret `client_secret` of source `acme`"),
@@ -55,6 +57,13 @@ fn grant(token_url: Url) -> ClientCredentials {
         headers: BTreeMap::new(),
         default_ttl: None,
     }
+}
+
+fn client_credentials(client: OAuthClient) -> AuthConfig {
+    AuthConfig::OAuth(Box::new(OAuth {
+        client,
+        grant: Grant::ClientCredentials,
+    }))
 }
 
 /// An API that wants tokens and the server that gives them.
@@ -76,14 +85,14 @@ impl World {
     async fn with(
         api: impl Fn(&Received) -> Reply + Send + Sync + 'static,
         tokens: impl Fn(&Received) -> Reply + Send + Sync + 'static,
-        change: impl Fn(&mut ClientCredentials, &mut HttpOptions),
+        change: impl Fn(&mut OAuthClient, &mut HttpOptions),
     ) -> Self {
         let api = FakeApi::start(api).await;
         let tokens = FakeApi::start(tokens).await;
         let mut options = options(&api.url());
         let mut grant = grant(tokens.at("/oauth/token?tenant=hidden"));
         change(&mut grant, &mut options);
-        let config = AuthConfig::ClientCredentials(Box::new(grant));
+        let config = client_credentials(grant);
         Self {
             signer: auth::build(config, &options).unwrap(),
             client: HttpClient::new(options).unwrap(),
@@ -391,7 +400,7 @@ async fn the_client_shows_itself_in_each_way() {
     ] {
         for body in [TokenBody::Form, TokenBody::Json] {
             let world = World::with(fine, numbered, |grant, _| {
-                grant.client_auth = client_auth;
+                grant.client_auth = client_auth.clone();
                 grant.body = body;
                 grant.scopes = vec!["read".into(), "a b:c".into()];
                 grant.params = BTreeMap::from([("audience".into(), "https://api/&x".into())]);
@@ -596,16 +605,13 @@ async fn what_must_not_be_said_is_known_to_redaction() {
 
 #[test]
 fn what_cannot_work_is_a_configuration_error() {
-    type Change = dyn Fn(&mut ClientCredentials);
+    type Change = dyn Fn(&mut OAuthClient);
     let base = Url::parse("https://api.test/").unwrap();
     let token_url = Url::parse("https://login.test/token").unwrap();
     let build = |change: &Change| {
         let mut grant = grant(token_url.clone());
         change(&mut grant);
-        auth::build(
-            AuthConfig::ClientCredentials(Box::new(grant)),
-            &options(&base),
-        )
+        auth::build(client_credentials(grant), &options(&base))
     };
     assert!(build(&|_| {}).is_ok());
     let cases: [(&str, &Change); 5] = [
@@ -662,7 +668,7 @@ async fn a_certified_server_gives_tokens_and_knows_them() {
         grant.client_secret = Credential::new(secret, "secret `client_secret`");
         grant.client_auth = client_auth;
         grant.scopes = vec!["read".into()];
-        let config = AuthConfig::ClientCredentials(Box::new(grant));
+        let config = client_credentials(grant);
         let signer = auth::build(config, &options)?;
         client
             .send(Request::get(api.url()), &*signer, &context())

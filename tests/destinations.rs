@@ -35,7 +35,7 @@ macro_rules! conformance {
             abandoned_and_dropped_slices_never_show forgotten_slices_never_show
             another_version_is_refused a_lost_answer_is_recognised one_slice_is_not_another
             new_columns_are_added columns_become_wider a_frozen_table_stays_as_it_is
-            what_does_not_fit_is_refused checkpoints_come_back the_schema_comes_back
+            what_does_not_fit_is_refused checkpoints_come_back a_forgotten_checkpoint_is_none the_schema_comes_back
             two_destinations_on_one_place slices_at_the_same_time many_batches leases);
     };
     (@ $name:ident, $place:expr, $($case:ident)*) => {

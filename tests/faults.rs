@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use crate::support::binary::{Bench, moment};
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::fake_api::{FakeApi, Received, Reply, in_turn};
+use crate::support::faults::gate::Fault::HoldBefore;
+use crate::support::faults::gate::{Call, RestGate};
 use crate::support::shop::{COLUMNS, Shelf, connector, item, page, rows, time};
 use crate::support::tables::{Row, content, numbers, parquet, sqlite};
 
@@ -272,6 +274,39 @@ async fn sigterm_ends_a_run_into_bigquery_in_time_and_the_next_completes_it() {
         bench.run(&args).await.exits(0);
         assert_eq!(ids(), (1..=100).collect::<Vec<_>>(), "{method}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_leaves_the_time_to_publish_and_to_say_what_was_done() {
+    let emulator = Emulator::get();
+    let gate = RestGate::start(emulator.rest()).await;
+    let shelf = Shelf::of(1_000);
+    let served = shelf.clone();
+    let api =
+        FakeApi::start(move |request| served.serve(request).delay(Duration::from_millis(200)))
+            .await;
+    let bench = items(&api, SORTED)
+        .env("BIGQUERY_EMULATOR_HOST", &gate.url)
+        .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
+        .env("NO_GCE_CHECK", "true");
+    let dataset = emulator.dataset("deadline");
+    let destination = format!("bigquery:{PROJECT}.{dataset}");
+    gate.on(Call::Publish, HoldBefore);
+    let args = ["--destination", &destination, "--deadline", "4s"];
+    let mut run = bench.spawn(&[&RUN[..], &args].concat());
+    assert!(run.until(|| gate.held() > 0).await);
+    // Longer than a run that was told to end at once would have.
+    moment(Duration::from_secs(9)).await;
+    gate.release();
+    let ran = run.end().await.exits(75).complains("the deadline has come");
+    let ran = ran.says("items").says("bigquery:");
+    let count = |sql: &str| emulator.query(sql)[0]["n"].as_i64().unwrap();
+    let kept = count(&format!("SELECT COUNT(*) AS n FROM {dataset}.items"));
+    assert!((10..1_000).contains(&kept), "{kept} rows: {ran}");
+    let recorded = format!(
+        "SELECT SUM(published) AS n FROM {dataset}._drawoff_runs WHERE outcome = 'interrupted'"
+    );
+    assert_eq!(count(&recorded), kept, "{ran}");
 }
 
 #[tokio::test]

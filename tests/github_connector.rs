@@ -99,11 +99,11 @@ async fn paths_pages_and_columns_fit_a_real_server() {
         panic!("{:?}", source.connector.auths)
     };
     let mut scope = Scope {
-        config: Arc::clone(&values),
+        config: Arc::clone(&values.config),
         ..Scope::default()
     };
     assert_eq!(token.render(&scope).unwrap(), TOKEN);
-    assert!(matches!(values["token"], ConfigValue::Secret(_)));
+    assert!(matches!(values.config["token"], ConfigValue::Secret(_)));
 
     let mut rows: BTreeMap<String, usize> = BTreeMap::new();
     for stream in &source.connector.streams {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::binary::Bench;
 use crate::support::google::{Google, PROJECT, Proof, Role, SECRETS, VersionState};
 
 /// `gcloud`, with a configuration of its own, on the way to the stand-in.
@@ -154,4 +155,34 @@ async fn gcloud_takes_it_for_google() {
         .await;
     assert_eq!(code, Some(1));
     assert!(complaint.contains("NOT_FOUND"), "{complaint}");
+}
+
+#[tokio::test]
+async fn gcloud_reads_what_the_program_stores() {
+    let google = Google::start().await;
+    let Some(gcloud) = Gcloud::to(&google) else {
+        return;
+    };
+    let keeper = google.service_account("keeper");
+    google.grant(&keeper, Role::SecretAdmin);
+    let yaml = "title: Shop\nconfig:\n  token: {description: API token, secret: true}\nbase_url: https://shop.example\n\
+         auth: {bearer: {token: \"{{ config.token }}\"}}\nrecords: /data\nstreams:\n  items:\n";
+    let bench = google.env(Bench::with("shop", yaml), &google.key_file(&keeper));
+    let key = bench.path("credentials.json").display().to_string();
+    gcloud
+        .run(&["auth", "activate-service-account", "--key-file", &key])
+        .await;
+    let set = [
+        "secrets",
+        "set",
+        "shop",
+        "token",
+        "--create",
+        "--project",
+        PROJECT,
+    ];
+    bench.feed(&set, "stored+by/us=é\n").await.exits(0);
+    let value = ["secrets", "versions", "access", "latest", "--secret=token"];
+    assert_eq!(gcloud.run(&value).await, "stored+by/us=é");
+    google.nothing_was_wrong();
 }

@@ -326,6 +326,51 @@ async fn a_full_refresh_is_the_whole_table() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_gone_or_another_is_filled_from_the_start() {
+    let shelf = Shelf::of(30);
+    let (_api, bench) = shop(&shelf).await;
+    let database = bench.path("drawoff.db");
+    bench.run(&["--source", "shop"]).await.exits(0);
+    shelf.change(|rows| rows.push(item(31, 31)));
+    rusqlite::Connection::open(&database)
+        .unwrap()
+        .execute_batch("DROP TABLE items")
+        .unwrap();
+    let ran = bench.run(&["--source", "shop"]).await.exits(0);
+    ran.complains("table `items` is not there, so the stream is read from its start");
+    let ids = |table: &str| numbers(&sqlite(&database, table), "id");
+    assert_eq!(ids("items"), (1..=31).collect::<Vec<_>>());
+
+    let connector = std::fs::read_to_string(bench.path("connectors/shop.yaml")).unwrap();
+    bench.connector(
+        "shop",
+        &connector.replace("items: {", "items: {table: {name: things}, "),
+    );
+    let ran = bench.run(&["--source", "shop"]).await.exits(0);
+    ran.complains("table `things` is not there");
+    assert_eq!(ids("things"), (1..=31).collect::<Vec<_>>());
+    assert_eq!(ids("items"), ids("things"));
+    let ran = bench.run(&["--source", "shop"]).await.exits(0);
+    assert!(!ran.stderr.contains("is not there"), "{ran}");
+}
+
+#[tokio::test]
+async fn a_stream_that_fails_before_it_reads_keeps_its_cursor_in_the_summary() {
+    let shelf = Shelf::of(3);
+    let (_api, bench) = shop(&shelf).await;
+    bench.run(&["--source", "shop"]).await.exits(0);
+    let other = COLUMNS.map(|c| c.replace("name STRING", "name BOOL"));
+    let other: Vec<&str> = other.iter().map(String::as_str).collect();
+    assert_ne!(other, COLUMNS);
+    bench.schema("shop", "items", &other);
+    let ran = bench.run(&["--source", "shop"]).await.exits(1);
+    ran.says("(unchanged)").says("name");
+    let ran = &sqlite(&bench.path("drawoff.db"), "_drawoff_runs")[1];
+    assert_eq!(ran["cursor_before"], ran["cursor_after"]);
+    assert!(ran["cursor_after"].is_string());
+}
+
+#[tokio::test]
 async fn a_full_refresh_up_to_a_day_is_refused_before_anything_is_read() {
     let shelf = Shelf::of(30);
     let (api, bench) = shop(&shelf).await;

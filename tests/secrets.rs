@@ -13,7 +13,10 @@ use crate::support::shop::{COLUMNS, item};
 use crate::support::tables::sqlite;
 
 /// Streams, each with credentials of another kind.
-const STREAMS: [&str; 5] = ["basic", "bearer", "header", "query", "oauth"];
+const STREAMS: [&str; 11] = [
+    "basic", "bearer", "header", "query", "oauth", "person", "refresh", "signed", "asserted",
+    "jwt", "session",
+];
 
 /// A distinct secret for each key.
 struct Canaries(Vec<(&'static str, String)>);
@@ -29,12 +32,24 @@ impl Canaries {
             "client_id",
             "client_secret",
             "access_token",
+            "grant_password",
+            "refresh_token",
+            "jwt_secret",
+            "login_password",
+            "session_token",
+            "private_key",
         ];
         let secret = |key: &str| {
             let random: u64 = rand::random();
+            if key == "private_key" {
+                return rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
+                    .unwrap()
+                    .serialize_pem();
+            }
             // Some of what encodings change, and what nobody would write by chance.
             match key {
-                "client_secret" | "query_key" | "password" => format!("cnry+{random:016x}/%41&=é"),
+                "client_secret" | "query_key" | "password" | "grant_password"
+                | "login_password" => format!("cnry+{random:016x}/%41&=é"),
                 _ => format!("cnry{random:016x}"),
             }
         };
@@ -50,6 +65,11 @@ impl Canaries {
         let mut forms = Vec::new();
         let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         for (key, secret) in &self.0 {
+            if key == &"private_key" {
+                let lines = secret.lines().filter(|l| !l.starts_with("-----"));
+                forms.extend(lines.map(|l| ((*key).to_owned(), l.as_bytes().to_vec())));
+                continue;
+            }
             // The random part is the same however the rest is encoded.
             let random = secret.strip_prefix("cnry").unwrap();
             let random = &random.trim_start_matches('+')[..16];
@@ -113,6 +133,11 @@ config:
   query_key: {{description: E, secret: true}}
   client_id: {{description: F, secret: true}}
   client_secret: {{description: G, secret: true}}
+  grant_password: {{description: H, secret: true}}
+  refresh_token: {{description: I, secret: true}}
+  jwt_secret: {{description: J, secret: true}}
+  login_password: {{description: K, secret: true}}
+  private_key: {{description: L, secret: true}}
 base_url: {base}
 records: /data
 primary_key: [id]
@@ -128,6 +153,41 @@ streams:
         token_url: {base}/oauth/token?tenant=hidden
         client_id: "{{{{ config.client_id }}}}"
         client_secret: "{{{{ config.client_secret }}}}"
+  person:
+    auth:
+      oauth2:
+        password:
+          token_url: {base}/oauth/token?tenant=hidden
+          username: ann
+          password: "{{{{ config.grant_password }}}}"
+  refresh:
+    auth:
+      oauth2:
+        refresh_token:
+          token_url: {base}/oauth/token?tenant=hidden
+          client_id: me
+          refresh_token: "{{{{ config.refresh_token }}}}"
+  signed:
+    auth:
+      oauth2:
+        jwt_bearer:
+          token_url: {base}/oauth/token?tenant=hidden
+          alg: ES256
+          private_key: "{{{{ config.private_key }}}}"
+  asserted:
+    auth:
+      oauth2:
+        client_credentials:
+          token_url: {base}/oauth/token?tenant=hidden
+          client_id: me
+          client_auth: {{private_key_jwt: {{alg: ES256, private_key: "{{{{ config.private_key }}}}"}}}}
+  jwt: {{auth: {{jwt: {{alg: HS256, secret: "{{{{ config.jwt_secret }}}}", send: {{query: jwt}}}}}}}}
+  session:
+    auth:
+      session:
+        login: {{path: /login, body: {{user: ann, password: "{{{{ config.login_password }}}}"}}}}
+        token: /token
+        send: {{cookie: SID}}
 "#,
             base = url.as_str().trim_end_matches('/')
         );
@@ -139,6 +199,23 @@ streams:
             bench = bench.env(&format!("DRAWOFF_SHOP_{}", key.to_uppercase()), secret);
         }
         bench
+    }
+}
+
+/// What servers give.
+struct Tokens {
+    access: String,
+    refresh: String,
+    session: String,
+}
+
+impl Tokens {
+    fn of(canaries: &Canaries) -> Self {
+        Self {
+            access: canaries.of("access_token").to_owned(),
+            refresh: canaries.of("refresh_token").to_owned(),
+            session: canaries.of("session_token").to_owned(),
+        }
     }
 }
 
@@ -200,8 +277,16 @@ const MOODS: [Mood; 17] = [
     Mood::TokenDown,
 ];
 
-fn answer(mood: Mood, access_token: &str, request: &Received) -> Reply {
+fn answer(mood: Mood, tokens: &Tokens, request: &Received) -> Reply {
     let echoed = echo(request);
+    if request.path == "/login" {
+        return match mood {
+            Mood::TokenRefused => Reply::status(401).body(echoed),
+            Mood::TokenHtml => Reply::html().body(format!("<html>{echoed}")),
+            Mood::TokenDown => Reply::status(503).body(echoed),
+            _ => Reply::json(&json!({"token": tokens.session})),
+        };
+    }
     if request.path == "/oauth/token" {
         return match mood {
             Mood::TokenRefused => Reply::json(&json!({
@@ -211,7 +296,9 @@ fn answer(mood: Mood, access_token: &str, request: &Received) -> Reply {
             Mood::TokenHtml => Reply::html().body(format!("<html>{echoed}")),
             Mood::TokenDown => Reply::status(503).body(echoed),
             _ => Reply::json(&json!({
-                "access_token": access_token, "token_type": "Bearer", "expires_in": 3600,
+                "access_token": tokens.access, "token_type": "Bearer", "expires_in": 3600,
+                // It comes round again, so that each run has one that is good.
+                "refresh_token": tokens.refresh,
             })),
         };
     }
@@ -243,8 +330,10 @@ fn answer(mood: Mood, access_token: &str, request: &Received) -> Reply {
 async fn no_secret_is_ever_written() {
     let each = MOODS.map(|mood| async move {
         let canaries = Canaries::new();
-        let access_token = canaries.of("access_token").to_owned();
-        let api = FakeApi::start(move |request| answer(mood, &access_token, request)).await;
+        let tokens = Tokens::of(&canaries);
+        let api = FakeApi::start(move |request| answer(mood, &tokens, request)).await;
+        let hangs = matches!(mood, Mood::Down | Mood::Cut | Mood::Reset | Mood::TokenDown);
+        let deadline = if hangs { "1s" } else { "5m" };
         let formats = [("text", "sqlite:drawoff.db"), ("json", "parquet:out")];
         for (format, destination) in formats {
             let bench = canaries.bench(&api);
@@ -256,7 +345,7 @@ async fn no_secret_is_ever_written() {
                     "--log-format",
                     format,
                     "--deadline",
-                    "1s",
+                    deadline,
                     "--destination",
                     destination,
                 ])
@@ -274,7 +363,7 @@ async fn no_secret_is_ever_written() {
             vec!["preview", "--source", "shop", "--stream", "query", "-vv"],
         ] {
             // These have no deadline, and would wait for what does not come.
-            if !matches!(mood, Mood::Down | Mood::Cut | Mood::Reset | Mood::TokenDown) {
+            if !hangs {
                 let bench = canaries.bench(&api);
                 let ran = bench.run(&args).await;
                 canaries.assert_unseen(&format!("{mood:?}, {}", args[0]), &bench, &ran);
@@ -285,12 +374,25 @@ async fn no_secret_is_ever_written() {
         for key in ["token", "header_key"] {
             assert!(sent.contains(canaries.of(key)), "{key}");
         }
+        // The later streams do not get their turn where each waits for what does not come.
+        if !hangs {
+            for key in ["grant_password", "refresh_token"] {
+                let form: String = byte_serialize(canaries.of(key).as_bytes()).collect();
+                assert!(sent.contains(&form), "{key}");
+            }
+            for text in ["assertion=ey", "client_assertion=ey", "jwt=ey"] {
+                assert!(sent.contains(text), "{text}");
+            }
+            let login = canaries.of("login_password").replace('&', r"\u0026");
+            assert!(sent.contains(&login));
+        }
         let pair = format!("{}:{}", canaries.of("companyid"), canaries.of("password"));
         assert!(sent.contains(&STANDARD.encode(pair)));
         let query = api.requests().into_iter().find_map(|r| r.param("api_key"));
         assert_eq!(query.as_deref(), Some(canaries.of("query_key")));
         if mood == Mood::Fine {
             assert!(sent.contains(&format!("Bearer {}", canaries.of("access_token"))));
+            assert!(sent.contains(&format!("SID={}", canaries.of("session_token"))));
         }
     });
     // A few at a time: two processors run all of them.
@@ -311,8 +413,8 @@ async fn no_secret_gets_into_bigquery() {
         Mood::TokenHtml,
     ] {
         let canaries = Canaries::new();
-        let access_token = canaries.of("access_token").to_owned();
-        let api = FakeApi::start(move |request| answer(mood, &access_token, request)).await;
+        let tokens = Tokens::of(&canaries);
+        let api = FakeApi::start(move |request| answer(mood, &tokens, request)).await;
         let proxy = RestProxy::with(emulator.rest(), vec![]).await;
         let dataset = emulator.dataset("canaries");
         let bench = canaries

@@ -509,6 +509,7 @@ async fn a_dry_run_says_what_would_happen_and_only_reads() {
         .says("create table `_drawoff_open_slices`")
         .says("create table `_drawoff_runs`")
         .says("note each slice in")
+        .says("take back from")
         .says("write rows straight into");
     assert!(!ran.stdout.contains("rows into `_drawoff_stage_"), "{ran}");
     bench.connector("shop", &keyed);
@@ -518,14 +519,16 @@ async fn a_dry_run_says_what_would_happen_and_only_reads() {
     let tables = emulator.tables(&dataset);
     let before = emulator.query(&format!("SELECT * FROM {dataset}.items"));
     shelf.change(|rows| rows.push(item(6, 6)));
-    let more = [&COLUMNS[..], &["colour STRING"]].concat();
+    let more = [&COLUMNS[..], &["colour STRING", "size INT64 REQUIRED"]].concat();
     bench.schema("shop", "items", &more);
     let bench = watched(bench);
     let ran = bench
         .run(&dry)
         .await
         .exits(0)
-        .says("add column colour STRING to table `items`");
+        .says("add column colour STRING to table `items`")
+        // Rows that are there have none.
+        .says("add column size INT64 to table `items`");
     assert!(!ran.stdout.contains("create "), "{ran}");
     for request in proxy.seen("") {
         assert!(request.line.starts_with("GET "), "{request:?}");

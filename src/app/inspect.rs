@@ -188,6 +188,7 @@ impl App {
             None => {
                 let sample = source.sample(stream, &call, 5, 1_000).await?;
                 if sample.records() == 0 {
+                    source.settle().await?;
                     return Ok(Preview {
                         columns: Vec::new(),
                         batches: Vec::new(),
@@ -223,6 +224,7 @@ impl App {
                 Ok((decoder.len() as u64 >= limit, walked))
             })
             .await?;
+        source.settle().await?;
         let own = |name: &str| name == table::EXTRACTED_AT || name == table::RUN_ID;
         let batch = decoder.take()?;
         let shown: Vec<usize> = (0..spec.schema.columns.len())
@@ -280,10 +282,9 @@ impl App {
         };
         let source = self.open(source).await?;
         let found = source.stream(stream)?;
-        let mut schema = source
-            .sample(found, &self.call(), pages, u64::MAX)
-            .await?
-            .schema(&contract::spoken(found));
+        let sample = source.sample(found, &self.call(), pages, u64::MAX).await?;
+        source.settle().await?;
+        let mut schema = sample.schema(&contract::spoken(found));
         schema
             .columns
             .retain(|c| c.name != crate::schema::decode::EXTRA_COLUMN);
@@ -312,7 +313,7 @@ impl App {
         let bigquery = config.bigquery.clone();
         let mut report = CheckReport::default();
         let secrets = config.secrets.len();
-        match OpenSource::open(config, &self.secrets, &self.google, self.clock.clone()).await {
+        match OpenSource::open(config, self).await {
             Err(error) => report.add("secrets and settings", CheckOutcome::Failed(error)),
             Ok(source) => {
                 report.add(
@@ -320,6 +321,9 @@ impl App {
                     CheckOutcome::Passed(format!("{secrets} secrets found")),
                 );
                 self.check_streams(&source, streams, &mut report).await?;
+                if let Err(error) = source.settle().await {
+                    report.add("refresh token", CheckOutcome::Failed(error));
+                }
             }
         }
         self.check_destination(&place, &bigquery, &mut report).await;

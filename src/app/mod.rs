@@ -1,13 +1,19 @@
 //! The one module that knows every implementation, and wires them: sources, destinations, secrets.
 
+mod credentials;
 mod inspect;
 mod lease;
+mod login;
 mod open;
 mod places;
 mod run;
+mod secrets;
+mod vault;
 
 pub use inspect::Preview;
+pub use login::{LoginOptions, LoginShown};
 pub use run::RunOptions;
+pub use secrets::{NewSecret, SecretRow, SecretTarget, SetOptions};
 
 use std::sync::Arc;
 
@@ -25,6 +31,7 @@ pub struct App {
     clock: SharedClock,
     google: Google,
     secrets: Secrets,
+    manager: Arc<SecretManager>,
     environment: Environment,
 }
 
@@ -48,7 +55,8 @@ impl App {
         Ok(Self {
             settings,
             clock,
-            secrets: Secrets::new(environment.clone(), Some(manager)),
+            secrets: Secrets::new(environment.clone(), Some(manager.clone())),
+            manager,
             environment,
             google,
         })
@@ -66,6 +74,6 @@ impl App {
 
     async fn open(&self, source: &str) -> Result<open::OpenSource> {
         let config = self.settings.source(source)?;
-        open::OpenSource::open(config, &self.secrets, &self.google, self.clock.clone()).await
+        open::OpenSource::open(config, self).await
     }
 }

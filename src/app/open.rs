@@ -4,25 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::auth::{self, AuthConfig, Credential};
-use crate::clock::SharedClock;
-use crate::connector::template::{ConfigValue, Scope, Template};
-use crate::connector::{self, Auth, Connector, Stream};
+use super::App;
+use super::credentials::Lowering;
+use super::vault::TokenVault;
+use crate::auth;
+use crate::connector::template::{ConfigValue, Scope};
+use crate::connector::{Auth, Connector, Stream};
 use crate::demo::{self, DemoApi};
 use crate::error::{Error, Result};
-use crate::google::{Google, GoogleSign, GoogleToken};
+use crate::google::{GoogleSign, GoogleToken};
 use crate::http::{CallContext, HttpClient, HttpOptions, Sign};
-use crate::secrets::SecretStore;
-use crate::settings::SourceConfig;
+use crate::settings::{SourceConfig, Values};
 use crate::source::Endpoint;
 use crate::telemetry::Meter;
 
 /// The connector whose API runs in this process.
-const DEMO: &str = "demo";
+pub(super) const DEMO: &str = "demo";
 
 /// A source, ready to be read.
 pub struct OpenSource {
@@ -32,6 +32,7 @@ pub struct OpenSource {
     pub connector: Connector,
     client: Arc<HttpClient>,
     signers: Vec<Arc<dyn Sign>>,
+    vaults: Vec<Arc<TokenVault>>,
     scope: Scope,
     _demo: Option<DemoApi>,
 }
@@ -41,54 +42,58 @@ impl OpenSource {
     ///
     /// # Errors
     /// Secrets that are missing; a base URL or credentials that cannot be used.
-    pub async fn open(
-        config: SourceConfig,
-        store: &dyn SecretStore,
-        google: &Google,
-        clock: SharedClock,
-    ) -> Result<Self> {
+    pub async fn open(config: SourceConfig, app: &App) -> Result<Self> {
+        let clock = app.clock.clone();
         let (values, demo) = if config.connector.name == DEMO && config.base_url.is_none() {
-            let api = DemoApi::start(clock.clone())?;
-            (demo_values(&config, &api), Some(api))
+            let api = DemoApi::start(clock)?;
+            let config = demo_values(&config, &api);
+            let places = BTreeMap::new();
+            (Values { config, places }, Some(api))
         } else {
-            (config.values(store).await?, None)
+            (config.values(&app.secrets).await?, None)
         };
         let scope = Scope {
-            config: values,
+            config: values.config,
             ..Scope::default()
         };
-        let mut options = HttpOptions::new(clock);
-        options.ca_file = config.ca_file;
-        options.allow_private_network = config.allow_private_network;
-        options
-            .rate_limits
-            .clone_from(&config.connector.rate_limits);
-        options.concurrency = config.connector.concurrency;
-        for stream in &config.connector.streams {
-            options.origins.allow_url(&base_url(stream, &scope)?)?;
-        }
-        for host in &config.connector.allowed_hosts {
-            options.origins.allow_host(host)?;
-        }
-        let signers = config
-            .connector
-            .auths
-            .iter()
-            .map(|declared| match googles(declared, &scope)? {
+        let options = http_options(&config, &scope, app)?;
+        let mut lowering = Lowering {
+            app,
+            config: &config,
+            scope: &scope,
+            places: &values.places,
+            vaults: Vec::new(),
+        };
+        let mut signers = Vec::new();
+        for (index, declared) in config.connector.auths.iter().enumerate() {
+            signers.push(match googles(declared, &scope)? {
                 Some(token) => {
-                    Ok(Arc::new(GoogleSign::new(google.clone(), token)) as Arc<dyn Sign>)
+                    Arc::new(GoogleSign::new(app.google.clone(), token)) as Arc<dyn Sign>
                 }
-                None => auth::build(lower(declared, &scope, &config.name)?, &options),
-            })
-            .collect::<Result<_>>()?;
+                None => auth::build(lowering.auth(index)?, &options)?,
+            });
+        }
+        let vaults = lowering.vaults;
         Ok(Self {
             name: config.name,
             connector: config.connector,
             client: Arc::new(HttpClient::new(options)?),
             signers,
+            vaults,
             scope,
             _demo: demo,
         })
+    }
+
+    /// Stores new refresh tokens that could not be stored when they came.
+    ///
+    /// # Errors
+    /// One still cannot be: the next run will need a new login.
+    pub async fn settle(&self) -> Result<()> {
+        for vault in &self.vaults {
+            vault.settle().await?;
+        }
+        Ok(())
     }
 
     /// The stream of that name.
@@ -166,7 +171,29 @@ pub struct Call {
     pub meter: Arc<Meter>,
 }
 
-fn base_url(stream: &Stream, scope: &Scope) -> Result<Url> {
+/// How the source's requests are sent.
+///
+/// # Errors
+/// A base URL or a host that cannot be used.
+pub(super) fn http_options(config: &SourceConfig, scope: &Scope, app: &App) -> Result<HttpOptions> {
+    let mut options = HttpOptions::new(app.clock.clone());
+    options.ca_file.clone_from(&config.ca_file);
+    options.allow_private_network = config.allow_private_network;
+    options
+        .rate_limits
+        .clone_from(&config.connector.rate_limits);
+    options.concurrency = config.connector.concurrency;
+    for stream in &config.connector.streams {
+        options.origins.allow_url(&base_url(stream, scope)?)?;
+    }
+    for host in &config.connector.allowed_hosts {
+        options.origins.allow_host(host)?;
+    }
+    Ok(options)
+}
+
+/// A stream's base URL.
+pub(super) fn base_url(stream: &Stream, scope: &Scope) -> Result<Url> {
     let text = stream.base_url.render(scope)?;
     Url::parse(&text).map_err(|e| {
         Error::config(format!(
@@ -214,89 +241,4 @@ fn googles(declared: &Auth, scope: &Scope) -> Result<Option<GoogleToken>> {
         }),
         _ => None,
     })
-}
-
-/// The connector's credentials with this source's values in them.
-fn lower(declared: &Auth, scope: &Scope, source: &str) -> Result<AuthConfig> {
-    let credential = |template: &Template| -> Result<Credential> {
-        Ok(Credential::new(
-            template.render(scope)?,
-            provenance(template, scope, source),
-        ))
-    };
-    Ok(match declared {
-        // Google's are signed by another.
-        Auth::None | Auth::GoogleAccessToken { .. } | Auth::GoogleIdToken { .. } => {
-            AuthConfig::None
-        }
-        Auth::Basic { username, password } => AuthConfig::Basic {
-            username: credential(username)?,
-            password: credential(password)?,
-        },
-        Auth::Bearer { token } => AuthConfig::Bearer {
-            token: credential(token)?,
-        },
-        Auth::ApiKey { place, value } => match place {
-            connector::KeyPlace::Header(name) => AuthConfig::HeaderKey {
-                name: name.clone(),
-                value: credential(value)?,
-            },
-            connector::KeyPlace::Query(name) => AuthConfig::QueryKey {
-                name: name.clone(),
-                value: credential(value)?,
-            },
-        },
-        Auth::ClientCredentials(grant) => {
-            let text = grant.token_url.render(scope)?;
-            let token_url = Url::parse(&text).map_err(|e| {
-                Error::config(format!("the token URL of source `{source}` is not a URL"))
-                    .source(e)
-                    .hint("write it with its scheme: `https://login.example.com/oauth/token`")
-            })?;
-            let texts = |map: &BTreeMap<String, Template>| -> Result<BTreeMap<String, String>> {
-                map.iter()
-                    .map(|(k, t)| Ok((k.clone(), t.render(scope)?)))
-                    .collect()
-            };
-            AuthConfig::ClientCredentials(Box::new(auth::ClientCredentials {
-                token_url,
-                client_id: credential(&grant.client_id)?,
-                client_secret: credential(&grant.client_secret)?,
-                scopes: grant
-                    .scopes
-                    .iter()
-                    .map(|s| s.render(scope))
-                    .collect::<Result<_>>()?,
-                client_auth: match grant.client_auth {
-                    connector::ClientAuth::Basic => auth::ClientAuth::Basic,
-                    connector::ClientAuth::BasicRaw => auth::ClientAuth::BasicRaw,
-                    connector::ClientAuth::Post => auth::ClientAuth::Post,
-                },
-                body: match grant.body {
-                    connector::TokenBody::Form => auth::TokenBody::Form,
-                    connector::TokenBody::Json => auth::TokenBody::Json,
-                },
-                params: texts(&grant.params)?,
-                headers: texts(&grant.headers)?,
-                default_ttl: grant.default_ttl,
-            }))
-        }
-    })
-}
-
-/// Where a credential's value came from, in words.
-fn provenance(template: &Template, scope: &Scope, source: &str) -> String {
-    let keys = template.config_keys();
-    let secret = |k: &&String| matches!(scope.config.get(*k), Some(ConfigValue::Secret(s)) if !s.expose_secret().is_empty());
-    let secrets: Vec<String> = keys
-        .iter()
-        .filter(secret)
-        .map(|k| format!("`{k}`"))
-        .collect();
-    match (secrets.len(), keys.first()) {
-        (0, Some(key)) => format!("config key `{key}` of source `{source}`"),
-        (0, None) => format!("the connector of source `{source}`"),
-        (1, _) => format!("secret {} of source `{source}`", secrets[0]),
-        (_, _) => format!("secrets {} of source `{source}`", secrets.join(" and ")),
-    }
 }

@@ -151,6 +151,10 @@ impl StateStore for Dry {
         }
     }
 
+    async fn forget(&self, _: &CheckpointKey, _: u64) -> Result<()> {
+        Ok(())
+    }
+
     async fn acquire(&self, _: &Lease) -> Result<Acquired> {
         Ok(Acquired::Ours { before: None })
     }

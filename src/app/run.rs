@@ -56,6 +56,8 @@ pub struct RunOptions {
     pub dry_run: bool,
     /// Stop after this long.
     pub deadline: Option<Duration>,
+    /// Cancelled when the process must end within seconds: what is at hand may not be published then.
+    pub hurry: CancellationToken,
     /// The run's id, where it has one already; of [`App::new_run_id`].
     pub run_id: Option<String>,
 }
@@ -136,8 +138,7 @@ impl App {
             .clone()
             .unwrap_or_else(|| places::DEFAULT.to_owned());
         let bigquery = config.bigquery.clone();
-        let source =
-            OpenSource::open(config, &self.secrets, &self.google, self.clock.clone()).await?;
+        let source = OpenSource::open(config, self).await?;
         let wanted = wanted(&source, &options.streams)?;
         let destination = self.destination(&place, &bigquery, options.dry_run)?;
         let run_id = match &options.run_id {
@@ -340,11 +341,16 @@ impl Run {
             );
         }
         let (key, saved, backfill) = self.checkpoint(stream, since.as_ref(), until.as_ref(), kind);
+        let saved = match self.starts_over(stream, &spec.name).await? {
+            true => None,
+            false => saved,
+        };
         let published = saved
             .as_ref()
             .map(|s| s.checkpoint.clone())
             .unwrap_or_default();
         found.cursor_before = published.newest();
+        found.cursor_after = published.newest();
         if !self.options.full_refresh && since.is_none() {
             check_seam(stream, &published, kind)?;
         }
@@ -402,11 +408,43 @@ impl Run {
             slice_rows: self.slice_rows,
             started: self.started,
             full_refresh: self.options.full_refresh,
+            hurry: self.options.hurry.clone(),
+            clock: self.clock.clone(),
             backfill,
         };
         let outcome = work.run().await;
         found.cursor_after = work.published.newest();
         outcome
+    }
+
+    /// Whether the stream's table is gone, or is another than before, though checkpoints say how far it
+    /// was filled: then nothing of what they speak of is in it. They are forgotten, before the table is
+    /// made, and the stream is read from its start.
+    async fn starts_over(&self, stream: &Stream, table: &str) -> Result<bool> {
+        let backfills = format!("{} ", stream.name);
+        let of_stream: Vec<_> = self
+            .saved
+            .iter()
+            .filter(|(key, saved)| {
+                (key.stream == stream.name || key.stream.starts_with(&backfills))
+                    && saved.checkpoint != Checkpoint::default()
+            })
+            .collect();
+        let knows_how_far = of_stream
+            .iter()
+            .any(|(_, s)| s.checkpoint.newest().is_some());
+        if !knows_how_far || self.destination.existing(table).await?.is_some() {
+            return Ok(false);
+        }
+        tracing::warn!(
+            stream = stream.name,
+            table,
+            "table `{table}` is not there, so the stream is read from its start: its checkpoint speaks of rows that no table has"
+        );
+        for (key, saved) in of_stream {
+            self.destination.forget(key, saved.version).await?;
+        }
+        Ok(true)
     }
 
     /// Which checkpoint a stream goes by. A backfill that does not join what was read before has one

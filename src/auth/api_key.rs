@@ -48,6 +48,7 @@ impl Sign for HeaderKey {
 
 /// A key in the query. Put on each request anew, so that next links work whether the server repeats
 /// the key in them or not.
+#[derive(Clone)]
 pub(super) struct QueryKey {
     name: String,
     value: Credential,
@@ -66,6 +67,22 @@ impl QueryKey {
 #[async_trait]
 impl Sign for QueryKey {
     async fn sign(&self, request: &mut Request, _: &CallContext) -> Result<()> {
+        self.put(request);
+        Ok(())
+    }
+
+    async fn refused(&self, _: &Request, _: &CallContext) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn describe(&self) -> String {
+        self.value.from.clone()
+    }
+}
+
+impl QueryKey {
+    /// Puts the key on.
+    pub fn put(&self, request: &mut Request) {
         // The rest of the query stays byte for byte as it was: servers differ in what they decode.
         let kept: Vec<&str> = request
             .url
@@ -82,19 +99,16 @@ impl Sign for QueryKey {
             false => format!("{}&{key}", kept.join("&")),
         };
         request.url.set_query(Some(&query));
-        Ok(())
     }
 
-    async fn refused(&self, _: &Request, _: &CallContext) -> Result<bool> {
-        Ok(false)
+    /// Whether the request carries this very key.
+    pub fn is_on(&self, request: &Request) -> bool {
+        request
+            .url
+            .query_pairs()
+            .any(|(name, value)| name == self.name && value == self.value.expose())
     }
 
-    fn describe(&self) -> String {
-        self.value.from.clone()
-    }
-}
-
-impl QueryKey {
     fn is_key(&self, pair: &str) -> bool {
         form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| name == self.name)
     }

@@ -5,7 +5,13 @@
 mod api_key;
 mod basic;
 mod bearer;
+mod jwt;
+mod keeper;
+pub mod login;
 mod oauth;
+mod place;
+mod session;
+mod vault;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +22,15 @@ use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use self::keeper::Keeper;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{CallContext, HttpOptions, Request, Sign};
 use crate::telemetry::redact;
+
+pub use self::jwt::{JwtAlgorithm, JwtConfig};
+pub use self::place::TokenPlace;
+pub use self::session::{Session, TokenSpot};
+pub use self::vault::{Hold, Kept, Vault};
 
 /// A credential and where it came from.
 #[derive(Clone, Debug)]
@@ -74,18 +86,60 @@ pub enum AuthConfig {
         /// Parameter value.
         value: Credential,
     },
-    /// RFC 6749 §4.4.
-    ClientCredentials(Box<ClientCredentials>),
+    /// OAuth 2.0.
+    OAuth(Box<OAuth>),
+    /// A token that the client signs itself.
+    Jwt(Box<JwtConfig>, TokenPlace),
+    /// A token that a login call of the API gives.
+    Session(Box<Session>),
 }
 
-/// The client-credentials grant.
+/// OAuth 2.0: who asks where, and what is offered.
 #[derive(Clone, Debug)]
-pub struct ClientCredentials {
+pub struct OAuth {
+    /// The token endpoint, and the client.
+    pub client: OAuthClient,
+    /// What is offered.
+    pub grant: Grant,
+}
+
+/// What is offered for a token.
+#[derive(Clone)]
+pub enum Grant {
+    /// Nothing but who the client is (RFC 6749 §4.4).
+    ClientCredentials,
+    /// A person's name and password (§4.3).
+    Password {
+        /// Name.
+        username: Credential,
+        /// Password.
+        password: Credential,
+    },
+    /// The newest refresh token of that place (§6).
+    RefreshToken(Arc<dyn Vault>),
+    /// A signed statement (RFC 7523 §2.1).
+    JwtBearer(Box<JwtConfig>),
+}
+
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ClientCredentials => "ClientCredentials",
+            Self::Password { .. } => "Password",
+            Self::RefreshToken(_) => "RefreshToken",
+            Self::JwtBearer(_) => "JwtBearer",
+        })
+    }
+}
+
+/// A token endpoint, and the client that asks it.
+#[derive(Clone, Debug)]
+pub struct OAuthClient {
     /// Token endpoint. The client's secret goes to its origin and nowhere else.
     pub token_url: Url,
-    /// Client id.
+    /// Client id; empty where the server wants none.
     pub client_id: Credential,
-    /// Client secret.
+    /// Client secret; empty for a public client.
     pub client_secret: Credential,
     /// Asked for, space separated on the wire.
     pub scopes: Vec<String>,
@@ -102,7 +156,7 @@ pub struct ClientCredentials {
 }
 
 /// How an OAuth client shows who it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum ClientAuth {
     /// Basic, id and secret each form-urlencoded first, as RFC 6749 §2.3.1 says.
     Basic,
@@ -110,15 +164,28 @@ pub enum ClientAuth {
     BasicRaw,
     /// In the body.
     Post,
+    /// By a signed statement (RFC 7523 §2.2); issuer, subject and audience are the client's id and the
+    /// token URL unless said.
+    PrivateKeyJwt(Box<JwtConfig>),
 }
 
 /// How a token request's body is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenBody {
     /// `application/x-www-form-urlencoded`, the standard.
     Form,
     /// A JSON object.
     Json,
+}
+
+impl TokenBody {
+    /// Its media type.
+    pub fn media(self) -> &'static str {
+        match self {
+            Self::Form => "application/x-www-form-urlencoded",
+            Self::Json => "application/json",
+        }
+    }
 }
 
 /// Makes the signer. `http` is how the source's requests are sent: a token endpoint gets a client
@@ -138,7 +205,16 @@ pub fn build(config: AuthConfig, http: &HttpOptions) -> Result<Arc<dyn Sign>> {
         AuthConfig::Bearer { token } => Arc::new(bearer::Bearer::new(&token)?),
         AuthConfig::HeaderKey { name, value } => Arc::new(api_key::HeaderKey::new(&name, &value)?),
         AuthConfig::QueryKey { name, value } => Arc::new(api_key::QueryKey::new(name, value)?),
-        AuthConfig::ClientCredentials(config) => Arc::new(oauth::OAuth::new(*config, http)?),
+        AuthConfig::OAuth(config) => {
+            Arc::new(Keeper::new(oauth::OAuthIssuer::new(*config, http)?, http))
+        }
+        AuthConfig::Jwt(config, place) => {
+            let issuer = jwt::SelfSigned::new(*config, place, http.clock.clone())?;
+            Arc::new(Keeper::new(issuer, http))
+        }
+        AuthConfig::Session(config) => {
+            Arc::new(Keeper::new(session::Login::new(*config, http)?, http))
+        }
     })
 }
 
@@ -162,6 +238,11 @@ impl Sign for Anonymous {
     fn describe(&self) -> String {
         "none: the connector has no `auth`".to_owned()
     }
+}
+
+/// Tells redaction of a credential.
+fn known(credential: &Credential) {
+    redact::register(credential.expose());
 }
 
 /// A header value that is never printed, and known to redaction with and without its scheme.

@@ -1,216 +1,84 @@
-//! The OAuth 2.0 client-credentials grant (RFC 6749 §4.4): keeps a token while it is good, renews it
-//! early, once for however many requests wait, and replaces it when it is refused.
+//! OAuth 2.0 without a person at hand: a token endpoint is offered something, and gives tokens.
 
 mod answer;
 mod endpoint;
+mod refresh;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::HeaderValue;
-use http::header::AUTHORIZATION;
-use secrecy::{ExposeSecret, SecretString};
 
-use self::endpoint::{Endpoint, Granted};
-use super::ClientCredentials;
-use crate::clock::SharedClock;
-use crate::error::{Error, ErrorKind, Result};
-use crate::http::{CallContext, HttpOptions, Request, Sign};
+pub(super) use self::answer::code as error_code;
+pub(super) use self::endpoint::{Endpoint, Offer};
+use self::refresh::Refresh;
+use super::jwt::Signer;
+use super::keeper::{Granted, Issue};
+use super::{Credential, Grant, OAuth, both, check_characters};
+use crate::error::Result;
+use crate::http::{CallContext, HttpOptions};
 
-/// A token is renewed this long before it expires, or a tenth of its lifetime when that is less.
-const MARGIN: Duration = Duration::from_secs(60);
-
-/// When an early renewal fails, how long the old token is used before the next try.
-const RENEW_AGAIN: Duration = Duration::from_secs(5);
-
-/// Signs with tokens of the client-credentials grant.
-pub(super) struct OAuth {
+/// Issues tokens of one grant.
+pub(super) struct OAuthIssuer {
     endpoint: Arc<Endpoint>,
-    clock: SharedClock,
-    state: Mutex<State>,
-    /// Held by the one request that fetches a token; the others wait for what it gets.
-    fetching: tokio::sync::Mutex<()>,
+    grant: Ready,
 }
 
-#[derive(Default)]
-struct State {
-    token: Option<Arc<Token>>,
-    /// Token requests that came to an end.
-    fetched: u64,
-    /// How the last one failed, if it did.
-    failure: Option<Failure>,
+/// A grant, ready to be offered.
+enum Ready {
+    Client,
+    Password(Credential, Credential),
+    Refresh(Arc<Refresh>),
+    Assertion(Arc<Signer>),
 }
 
-struct Token {
-    value: SecretString,
-    header: HeaderValue,
-    renew_at: Option<Instant>,
-    expires_at: Option<Instant>,
-}
-
-/// A failed token request, told to all who waited for it, and, when it will not pass, to all who
-/// come later: a wrong secret is sent once.
-struct Failure {
-    kind: ErrorKind,
-    transient: bool,
-    message: String,
-    hint: Option<String>,
-}
-
-impl OAuth {
+impl OAuthIssuer {
     /// # Errors
-    /// Those of [`Endpoint::new`].
-    pub fn new(config: ClientCredentials, http: &HttpOptions) -> Result<Self> {
-        Ok(Self {
-            endpoint: Arc::new(Endpoint::new(config, http)?),
-            clock: http.clock.clone(),
-            state: Mutex::default(),
-            fetching: tokio::sync::Mutex::default(),
-        })
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A token that is good for now.
-    async fn token(&self, context: &CallContext) -> Result<Arc<Token>> {
-        let seen = {
-            let state = self.state();
-            match state.fresh(self.clock.instant()) {
-                Some(token) => return Ok(token),
-                None => state.fetched,
+    /// [`crate::error::ErrorKind::Config`]: see [`Endpoint::new`]; a key that does not fit, a name or
+    /// password with control characters.
+    pub fn new(config: OAuth, http: &HttpOptions) -> Result<Self> {
+        let endpoint = Arc::new(Endpoint::new(config.client, http)?);
+        let grant = match config.grant {
+            Grant::ClientCredentials => Ready::Client,
+            Grant::Password { username, password } => {
+                check_characters(&username)?;
+                check_characters(&password)?;
+                super::known(&password);
+                Ready::Password(username, password)
+            }
+            Grant::RefreshToken(vault) => Ready::Refresh(Arc::new(Refresh::new(
+                endpoint.clone(),
+                vault,
+                http.clock.clone(),
+            ))),
+            Grant::JwtBearer(jwt) => {
+                Ready::Assertion(Arc::new(Signer::new(*jwt, http.clock.clone())?))
             }
         };
-        let _fetching = tokio::select! {
-            biased;
-            () = context.cancel.cancelled() => return Err(Error::new(
-                ErrorKind::Interrupted,
-                "the run was asked to stop while it waited for a token",
-            )),
-            lock = self.fetching.lock() => lock,
-        };
-        {
-            let state = self.state();
-            if let Some(token) = state.fresh(self.clock.instant()) {
-                return Ok(token);
-            }
-            if let Some(failure) = &state.failure
-                && (!failure.transient || state.fetched != seen)
-            {
-                return Err(failure.error());
-            }
-        }
-        let asked_at = self.clock.instant();
-        let asked = self.endpoint.ask(context).await;
-        let now = self.clock.instant();
-        let mut state = self.state();
-        match asked {
-            Ok(granted) => {
-                let token = Arc::new(Token::new(granted, asked_at));
-                state.fetched += 1;
-                state.failure = None;
-                state.token = Some(token.clone());
-                Ok(token)
-            }
-            Err(e) if e.kind() == ErrorKind::Interrupted => Err(e),
-            Err(e) => {
-                state.fetched += 1;
-                // Renewal is early: what we have is good for a while yet.
-                if e.is_transient()
-                    && let Some(token) = state.keep_for_now(now)
-                {
-                    return Ok(token);
-                }
-                let failure = Failure::of(&e);
-                // One that the deadline cut short says nothing to a later call.
-                state.failure = (e.kind() != ErrorKind::RateLimited).then_some(failure);
-                Err(e)
-            }
-        }
+        Ok(Self { endpoint, grant })
     }
 }
 
 #[async_trait]
-impl Sign for OAuth {
-    async fn sign(&self, request: &mut Request, context: &CallContext) -> Result<()> {
-        let token = self.token(context).await?;
-        request.headers.insert(AUTHORIZATION, token.header.clone());
-        Ok(())
-    }
-
-    async fn refused(&self, request: &Request, _: &CallContext) -> Result<bool> {
-        let sent = request
-            .headers
-            .get(AUTHORIZATION)
-            .and_then(|h| h.to_str().ok())
-            .and_then(|h| h.strip_prefix("Bearer "));
-        let mut state = self.state();
-        // Another request may have renewed it since this one was signed: then keep the new one.
-        if let Some(token) = &state.token
-            && Some(token.value.expose_secret()) == sent
-        {
-            state.token = None;
+impl Issue for OAuthIssuer {
+    async fn issue(&self, context: &CallContext) -> Result<Granted> {
+        let offer = match &self.grant {
+            Ready::Client => Offer::Client,
+            Ready::Password(username, password) => Offer::Password(username, password),
+            Ready::Assertion(signer) => Offer::Assertion(signer),
+            Ready::Refresh(refresh) => return refresh.issue(context).await,
+        };
+        match self.endpoint.ask(offer, context).await {
+            Ok(answered) => Ok(answered.granted),
+            Err(refusal) => Err(refusal.error),
         }
-        Ok(true)
     }
 
     fn describe(&self) -> String {
-        self.endpoint.describe()
-    }
-}
-
-impl Token {
-    fn new(granted: Granted, asked_at: Instant) -> Self {
-        let after = |span: Duration| asked_at.checked_add(span);
-        Self {
-            value: SecretString::from(granted.value),
-            header: granted.header,
-            renew_at: granted.lifetime.and_then(|l| after(l - MARGIN.min(l / 10))),
-            expires_at: granted.lifetime.and_then(after),
-        }
-    }
-}
-
-impl State {
-    fn fresh(&self, now: Instant) -> Option<Arc<Token>> {
-        self.token
-            .as_ref()
-            .filter(|t| t.renew_at.is_none_or(|at| now < at))
-            .cloned()
-    }
-
-    /// The token, if it has not expired, for use until renewal is tried again.
-    fn keep_for_now(&mut self, now: Instant) -> Option<Arc<Token>> {
-        let old = self.token.take()?;
-        let expires_at = old.expires_at.filter(|at| now < *at)?;
-        let kept = Arc::new(Token {
-            value: old.value.clone(),
-            header: old.header.clone(),
-            renew_at: now.checked_add(RENEW_AGAIN).map(|at| at.min(expires_at)),
-            expires_at: Some(expires_at),
-        });
-        self.token = Some(kept.clone());
-        Some(kept)
-    }
-}
-
-impl Failure {
-    fn of(e: &Error) -> Self {
-        Self {
-            kind: e.kind(),
-            transient: e.is_transient(),
-            message: e.chain(),
-            hint: e.find_hint().map(str::to_owned),
-        }
-    }
-
-    fn error(&self) -> Error {
-        let e = Error::new(self.kind, self.message.clone()).transient(self.transient);
-        match &self.hint {
-            Some(hint) => e.hint(hint.clone()),
-            None => e,
+        match &self.grant {
+            Ready::Client => self.endpoint.describe(),
+            Ready::Password(username, password) => both(&username.from, &password.from),
+            Ready::Assertion(signer) => signer.describe(),
+            Ready::Refresh(refresh) => refresh.describe(),
         }
     }
 }

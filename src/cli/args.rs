@@ -14,7 +14,7 @@ use clap::{
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::Targets;
 
-use super::{auth, check, connectors, lint, preview, run, schema, serve};
+use super::{auth, check, connectors, lint, preview, run, schema, secrets, serve};
 use crate::config::{self, Environment};
 use crate::settings::Overrides;
 use crate::telemetry::log;
@@ -38,6 +38,8 @@ Examples:
   drawoff --source acme --since 2024-01-01           load again from that day on
   drawoff check --source acme                        are credentials and permissions right?
   drawoff preview --source acme --stream tickets     look at rows, store nothing
+  drawoff secrets set acme token                     store a secret, typed unseen
+  drawoff auth login --source acme                   log in in a browser, for APIs that want that
   drawoff lint connectors/acme.yaml                  is the connector well written?
 
 Destinations:
@@ -94,9 +96,12 @@ pub enum Command {
     /// Show the connectors there are, or what one of them declares
     #[command(subcommand)]
     Connectors(connectors::ConnectorsCommand),
-    /// Google credentials: whose they are, and their tokens
+    /// Log in to a source's API; Google credentials: whose they are, and their tokens
     #[command(subcommand)]
     Auth(auth::AuthCommand),
+    /// A source's secrets: where they are, and new values; never shows one
+    #[command(subcommand)]
+    Secrets(secrets::SecretsCommand),
     /// Try credentials, endpoints and the destination's permissions; store nothing
     Check(check::CheckArgs),
     /// Show the first rows of a stream; store nothing
@@ -231,8 +236,7 @@ impl GlobalArgs {
 /// Which source, and what its configuration says otherwise this time.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SourceOverrides {
-    /// Set a plain value of the source's configuration. Secrets never stand on the command
-    /// line: see the environment, below
+    /// Set a plain value of the source's configuration, never a secret
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value, help_heading = "Source")]
     pub set: Vec<String>,
     /// Send the source's requests here instead of the connector's `base_url`
@@ -327,9 +331,14 @@ fn command(short_help: bool) -> clap::Command {
         };
         arg.hide_env(short_help).hide_env_values(true)
     };
-    Cli::command()
-        .mut_args(quiet)
-        .mut_subcommands(move |sub| sub.mut_args(quiet))
+    through(Cli::command(), &quiet)
+}
+
+/// Changes every argument of a command, and of those below it.
+fn through(command: clap::Command, change: &impl Fn(clap::Arg) -> clap::Arg) -> clap::Command {
+    command
+        .mut_args(change)
+        .mut_subcommands(|sub| through(sub, change))
 }
 
 /// The first of a run's flags that stands before a command, where it would have no effect, and that

@@ -120,7 +120,7 @@ fn short_help_is_short_and_grouped() {
         !text.contains("Exit codes:") && !text.contains("[env:"),
         "{text}"
     );
-    assert!(text.lines().count() <= 50, "{text}");
+    assert!(text.lines().count() <= 60, "{text}");
     assert!(!text.contains("SourceOverrides"), "{text}");
 }
 
@@ -219,4 +219,46 @@ fn log_lines_look_as_their_reader_needs_them() {
     assert!(!own(&run, text(true), Level::INFO));
     assert!(own(&serve, text(true), Level::INFO) && !own(&serve, text(true), Level::DEBUG));
     assert!(own(&serve, json, Level::INFO) && !own(&serve, json, Level::DEBUG));
+}
+
+#[test]
+fn help_shows_no_values_of_variables() {
+    fn look(command: &clap::Command, seen: &mut usize) {
+        for arg in command.get_arguments().filter(|a| a.get_env().is_some()) {
+            assert!(
+                arg.is_hide_env_values_set(),
+                "{arg} of {}",
+                command.get_name()
+            );
+            *seen += 1;
+        }
+        for sub in command.get_subcommands() {
+            look(sub, seen);
+        }
+    }
+    let command = command(false);
+    let mut seen = 0;
+    look(&command, &mut seen);
+    assert!(seen > 10, "{seen}");
+    // Those within another, too.
+    assert!(
+        command
+            .find_subcommand("secrets")
+            .and_then(|c| c.find_subcommand("set"))
+            .is_some_and(|c| c.get_arguments().any(|a| a.get_env().is_some()))
+    );
+}
+
+#[test]
+fn secrets_are_named_by_source_and_key() {
+    let line = "drawoff secrets set acme token --create --disable-previous --project p";
+    let Some(Command::Secrets(secrets::SecretsCommand::Set(set))) = parsed(line).unwrap().command
+    else {
+        panic!("not set");
+    };
+    assert_eq!((set.source.as_str(), set.key.as_str()), ("acme", "token"));
+    assert!(set.create && set.disable_previous);
+    // A value never stands on the command line.
+    assert!(refused("drawoff secrets set acme token s3cret").contains("unexpected argument"));
+    assert!(parsed("drawoff secrets list acme").is_ok());
 }

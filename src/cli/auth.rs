@@ -1,15 +1,20 @@
-//! `drawoff auth`: who this program is to Google, and its tokens.
+//! `drawoff auth`: logins of a source; who this program is to Google, and its tokens.
 
 use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
 
+use super::login::{LoginArgs, LogoutArgs};
 use super::style::Paint;
 use crate::google::{CLOUD_PLATFORM, Who};
 
 /// What to do about credentials.
 #[derive(Clone, Debug, Subcommand)]
 pub enum AuthCommand {
+    /// Log in to a source's API in a browser, once, and store the refresh token that runs use from then on
+    Login(LoginArgs),
+    /// Revoke a source's refresh token, where the connector says how, and remove it
+    Logout(LogoutArgs),
     /// Say which Google credentials are found, where, and whose they are; never a token
     Whoami(WhoamiArgs),
     /// Print an access token for Google's APIs

@@ -9,7 +9,7 @@ use super::style::Paint;
 use super::table::{Align, Table};
 use super::words::{count, grouped, span};
 use crate::connector::{
-    Auth, ClientAuth, Connector, CursorField, KeyPlace, Pagination, Step, Stream,
+    Auth, ClientAuth, Connector, CursorField, Grant, KeyPlace, LoginPlace, Pagination, Step, Stream,
 };
 use crate::http::RateLimit;
 use crate::schema::landing::{Disposition, PartitionUnit};
@@ -190,7 +190,15 @@ fn auth_kind(auth: &Auth) -> &'static str {
         Auth::Basic { .. } => "Basic",
         Auth::Bearer { .. } => "bearer token",
         Auth::ApiKey { .. } => "API key",
-        Auth::ClientCredentials(_) => "OAuth client",
+        Auth::OAuth(oauth) => match &oauth.grant {
+            Grant::ClientCredentials => "OAuth client",
+            Grant::Password { .. } => "OAuth password",
+            Grant::RefreshToken { .. } => "OAuth refresh token",
+            Grant::JwtBearer(_) => "OAuth signed statement",
+            Grant::AuthorizationCode(_) => "OAuth login",
+        },
+        Auth::Jwt { .. } => "signed token",
+        Auth::Session(_) => "session",
         Auth::GoogleAccessToken { .. } => "Google access token",
         Auth::GoogleIdToken { .. } => "Google ID token",
     }
@@ -210,17 +218,28 @@ fn auth_text(auth: &Auth) -> String {
             KeyPlace::Header(name) => format!("API key in header `{name}`"),
             KeyPlace::Query(name) => format!("API key in parameter `{name}`"),
         },
-        Auth::ClientCredentials(client) => {
-            let shown = match client.client_auth {
+        Auth::OAuth(oauth) => {
+            let client = match &oauth.client_auth {
+                _ if oauth.client_id.as_str().is_empty() => "no client",
+                ClientAuth::PrivateKeyJwt(_) => "signed",
+                _ if oauth.client_secret.as_str().is_empty() => "public client",
                 ClientAuth::Basic => "Basic",
                 ClientAuth::BasicRaw => "Basic, not encoded",
                 ClientAuth::Post => "in the body",
             };
-            format!(
-                "OAuth client credentials ({shown}) from {}",
-                client.token_url.as_str()
-            )
+            let grant = match &oauth.grant {
+                Grant::ClientCredentials => "OAuth client credentials".to_owned(),
+                Grant::AuthorizationCode(_) => "OAuth login by `drawoff auth login`".to_owned(),
+                _ => auth_kind(auth).to_owned(),
+            };
+            format!("{grant} ({client}) from {}", oauth.token_url.as_str())
         }
+        Auth::Jwt { .. } => auth_kind(auth).to_owned(),
+        Auth::Session(session) => match &session.login {
+            LoginPlace::Path(at) | LoginPlace::Url(at) => {
+                format!("session from {} {}", session.method, at.as_str())
+            }
+        },
     }
 }
 

@@ -6,8 +6,8 @@ use http::Method;
 use super::*;
 use crate::connector::template::Template;
 use crate::connector::{
-    ClientCredentials, ConfigKey, Incremental, Locator, PageSize, Parent, RequestTemplate, Table,
-    TimeFormat, TokenBody,
+    ConfigKey, Incremental, Locator, OAuth, PageSize, Parent, RequestTemplate, Table, TimeFormat,
+    TokenBody,
 };
 use crate::schema::landing::{Disposition, PartitionUnit, Partitioning};
 use crate::schema::{Column, ColumnType, TableSchema};
@@ -126,7 +126,7 @@ fn acme() -> Connector {
                 username: template("{{ config.token }}"),
                 password: template(""),
             },
-            Auth::ClientCredentials(ClientCredentials {
+            Auth::OAuth(Box::new(OAuth {
                 token_url: template("https://acme.example/token"),
                 client_id: template("{{ config.id }}"),
                 client_secret: template("{{ config.token }}"),
@@ -136,7 +136,8 @@ fn acme() -> Connector {
                 params: BTreeMap::new(),
                 headers: BTreeMap::new(),
                 default_ttl: None,
-            }),
+                grant: Grant::ClientCredentials,
+            })),
         ],
         streams: vec![tickets, comments],
     }

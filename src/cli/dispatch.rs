@@ -11,12 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::args::{self, Cli, Command, GlobalArgs, SourceOverrides, Surroundings};
 use super::auth::{self, AuthCommand};
 use super::connectors::ConnectorsCommand;
+use super::login::{self, LoginArgs};
 use super::preview::PreviewFormat;
 use super::progress::Progress;
 use super::run::RunArgs;
+use super::secrets::{self, SecretsCommand};
 use super::style::Paint;
 use super::{check, connectors, lint, preview, report, schema, summary};
-use crate::app::{App, RunOptions};
+use crate::app::{App, LoginShown, RunOptions, SecretRow};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Environment;
 use crate::connector::Connector;
@@ -87,10 +89,19 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
                 }
             })
         }
+        Some(Command::Auth(AuthCommand::Login(args))) => log_in(args, global, out).await,
+        Some(Command::Auth(AuthCommand::Logout(args))) => {
+            let destination = args.destination.as_deref();
+            let app = app(args.overrides.settings(global, destination, None))?;
+            let done = app.logout(&args.source, args.stream.as_deref()).await?;
+            print(&login::logged_out(&done, out))
+        }
         Some(Command::Auth(command)) => {
             let app = app(SourceOverrides::default().settings(global, None, None))?;
             let google = app.google();
             match command {
+                // Above.
+                AuthCommand::Login(_) | AuthCommand::Logout(_) => Ok(2),
                 AuthCommand::Whoami(args) => {
                     let who = google.who(&args.token.scopes()).await?;
                     if args.json {
@@ -106,6 +117,29 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
                 }
                 AuthCommand::PrintIdentityToken(args) => {
                     print_secret(&google.id_token(&args.audience).await?)
+                }
+            }
+        }
+        Some(Command::Secrets(command)) => {
+            let overrides = SourceOverrides {
+                project: command.project().map(str::to_owned),
+                ..SourceOverrides::default()
+            };
+            let app = app(overrides.settings(global, None, None))?;
+            match command {
+                SecretsCommand::Set(args) => {
+                    let target = app.secret_target(&args.source, &args.key)?;
+                    let given = secrets::ask(&target)?;
+                    let new = app
+                        .set_secret(&target, &given.value, args.options())
+                        .await?;
+                    print(&secrets::said(&target, given.trimmed, &new, out))?;
+                    secrets::disabled(new).map(|()| 0)
+                }
+                SecretsCommand::List(args) => {
+                    let rows = app.list_secrets(&args.source).await?;
+                    print(&secrets::list(&args.source, &rows, out))?;
+                    Ok(SecretRow::exit_code_of(&rows))
                 }
             }
         }
@@ -167,7 +201,8 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
                 args.memory.as_deref(),
             ))?;
             let cancel = CancellationToken::new();
-            let watch = tokio::spawn(stop_when_asked(cancel.clone(), None));
+            // Whoever ends a server wants it gone.
+            let watch = tokio::spawn(stop_when_asked(cancel.clone(), cancel.clone(), None));
             let outcome = server::serve(Arc::new(app), args.options(), cancel).await;
             watch.abort();
             outcome.map(|()| 0)
@@ -195,11 +230,16 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
         full_refresh: args.full_refresh,
         dry_run: args.dry_run,
         deadline: args.deadline,
+        hurry: CancellationToken::new(),
         run_id: None,
     };
     let observer = Arc::new(Observer::default());
     let cancel = CancellationToken::new();
-    let watch = tokio::spawn(stop_when_asked(cancel.clone(), args.deadline));
+    let watch = tokio::spawn(stop_when_asked(
+        cancel.clone(),
+        options.hurry.clone(),
+        args.deadline,
+    ));
     let shows = around.terminal && !global.quiet;
     let progress = shows.then(|| Progress::start(observer.clone(), Paint::new(around.colour)));
     let outcome = app.run(&options, cancel, observer).await;
@@ -210,10 +250,42 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
     Ok(report.exit_code())
 }
 
-/// Asks the run to stop at its deadline, or at the first SIGINT or SIGTERM. A second one, or a run
-/// that does not come to its end in time, ends the process: what is not published by then is read
-/// again by the next run.
-async fn stop_when_asked(cancel: CancellationToken, deadline: Option<Duration>) {
+async fn log_in(args: &LoginArgs, global: &GlobalArgs, out: Paint) -> Result<u8> {
+    let app = app(args
+        .overrides
+        .settings(global, args.destination.as_deref(), None))?;
+    let cancel = CancellationToken::new();
+    let mut signals = signals()
+        .map_err(|e| Error::new(ErrorKind::Bug, "could not listen for signals").source(e))?;
+    let stop = cancel.clone();
+    let watch = tokio::spawn(async move {
+        signals.recv().await;
+        stop.cancel();
+        // A second one does not wait for anything.
+        signals.recv().await;
+        std::process::exit(75);
+    });
+    let show = |shown: LoginShown<'_>| login::show(shown, args.no_browser);
+    let place = app
+        .login(
+            &args.options(),
+            show,
+            login::pasted(args.no_browser),
+            cancel,
+        )
+        .await;
+    watch.abort();
+    print(&login::logged_in(&args.source, &place?, out))
+}
+
+/// Asks the run to stop at its deadline, and to come to its end in its own time; or at the first SIGINT
+/// or SIGTERM, at once. A second one, or a run that does not come to its end in time, ends the process:
+/// what is not published by then is read again by the next run.
+async fn stop_when_asked(
+    cancel: CancellationToken,
+    hurry: CancellationToken,
+    deadline: Option<Duration>,
+) {
     let Ok(mut signals) = signals() else { return };
     let clock = SystemClock;
     let late = async {
@@ -224,9 +296,14 @@ async fn stop_when_asked(cancel: CancellationToken, deadline: Option<Duration>) 
     };
     tokio::select! {
         () = signals.recv() => tracing::warn!("asked to stop: finishing the page at hand"),
-        () = late => tracing::warn!("the deadline has come: finishing the page at hand"),
+        () = late => {
+            tracing::warn!("the deadline has come: finishing the page at hand");
+            cancel.cancel();
+            signals.recv().await;
+        }
     }
     cancel.cancel();
+    hurry.cancel();
     tokio::select! {
         () = signals.recv() => {}
         () = clock.sleep(PATIENCE) => {}

@@ -34,7 +34,7 @@ pub struct RunArgs {
     /// Read incremental streams from this day or time on, whatever the saved cursor says
     #[arg(long, value_name = "DATE", value_parser = moment, env = "DRAWOFF_SINCE", help_heading = "Run")]
     pub since: Option<Timestamp>,
-    /// Read incremental streams up to this day or time, which is left out
+    /// Read incremental streams up to, not including, this day or time
     #[arg(long, value_name = "DATE", value_parser = moment, env = "DRAWOFF_UNTIL", help_heading = "Run")]
     pub until: Option<Timestamp>,
     /// Read everything, as if there were no saved cursor; goes with neither --since nor --until

@@ -327,6 +327,9 @@ fn warnings(run: &RunReport, paint: Paint) -> String {
             text.push_str(&report::text(error, paint));
         }
     }
+    if let Some(problem) = &run.problem {
+        text.push_str(&report::text(problem, paint));
+    }
     text
 }
 

@@ -41,6 +41,7 @@ fn run() -> RunReport {
     tickets.cursor_before = Some("2026-11-20T23:58:12Z".into());
     tickets.cursor_after = Some("2026-11-21T00:28:12.5Z".into());
     RunReport {
+        problem: None,
         run_id: "01JD5Q".into(),
         source: "demo".into(),
         destination: "sqlite:drawoff.db".into(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::template::Template;
+pub use crate::auth::{JwtAlgorithm, TokenBody, TokenPlace, TokenSpot};
 use crate::http::RateLimit;
 use crate::schema::TableSchema;
 use crate::schema::landing::{Contract, Disposition, Partitioning, WriteMethod};
@@ -83,8 +84,17 @@ pub enum Auth {
         /// The value.
         value: Template,
     },
-    /// RFC 6749 §4.4.
-    ClientCredentials(ClientCredentials),
+    /// OAuth 2.0.
+    OAuth(Box<OAuth>),
+    /// A token that the client signs itself.
+    Jwt {
+        /// What it says.
+        jwt: Box<Jwt>,
+        /// Where it goes.
+        place: TokenPlace,
+    },
+    /// A token that a login call of the API gives.
+    Session(Box<Session>),
     /// An access token of the Google credentials at hand, for Google's own APIs.
     GoogleAccessToken {
         /// What it may be used for.
@@ -97,6 +107,46 @@ pub enum Auth {
     },
 }
 
+impl Auth {
+    /// Every template in it.
+    pub fn templates(&self) -> Vec<&Template> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Basic { username, password } => vec![username, password],
+            Self::Bearer { token } => vec![token],
+            Self::ApiKey { value, .. } => vec![value],
+            Self::OAuth(oauth) => oauth.templates(),
+            Self::Jwt { jwt, .. } => jwt.templates(),
+            Self::Session(session) => session.templates(),
+            Self::GoogleAccessToken { scopes } => scopes.iter().collect(),
+            Self::GoogleIdToken { audience } => audience.iter().collect(),
+        }
+    }
+
+    /// The config key whose secret is a refresh token, which a run may have to replace by a new one.
+    pub fn refresh_key(&self) -> Option<&str> {
+        match self {
+            Self::OAuth(oauth) => match &oauth.grant {
+                Grant::RefreshToken { token, .. } => Some(token),
+                Grant::AuthorizationCode(login) => Some(&login.refresh_token),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// How a person logs in, where that is how one gets the refresh token.
+    pub fn login(&self) -> Option<&AuthorizationCode> {
+        match self {
+            Self::OAuth(oauth) => match &oauth.grant {
+                Grant::AuthorizationCode(login) => Some(login),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// Where an API key goes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum KeyPlace {
@@ -106,14 +156,14 @@ pub enum KeyPlace {
     Query(String),
 }
 
-/// The client-credentials grant.
+/// OAuth 2.0: a token endpoint, a client, and what it offers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ClientCredentials {
+pub struct OAuth {
     /// Token endpoint.
     pub token_url: Template,
-    /// Client id.
+    /// Client id; empty where the server wants none.
     pub client_id: Template,
-    /// Client secret.
+    /// Client secret; empty for a public client.
     pub client_secret: Template,
     /// Asked for, space separated on the wire.
     pub scopes: Vec<Template>,
@@ -127,10 +177,78 @@ pub struct ClientCredentials {
     pub headers: BTreeMap<String, Template>,
     /// Lifetime to assume when the answer gives none. `None`: until refused.
     pub default_ttl: Option<Duration>,
+    /// What is offered.
+    pub grant: Grant,
+}
+
+impl OAuth {
+    fn templates(&self) -> Vec<&Template> {
+        let mut all = vec![&self.token_url, &self.client_id, &self.client_secret];
+        all.extend(&self.scopes);
+        all.extend(self.params.values());
+        all.extend(self.headers.values());
+        if let ClientAuth::PrivateKeyJwt(jwt) = &self.client_auth {
+            all.extend(jwt.templates());
+        }
+        match &self.grant {
+            Grant::ClientCredentials => {}
+            Grant::Password { username, password } => all.extend([username, password]),
+            Grant::RefreshToken { revocation_url, .. } => all.extend(revocation_url),
+            Grant::JwtBearer(jwt) => all.extend(jwt.templates()),
+            Grant::AuthorizationCode(login) => {
+                all.push(&login.authorization_url);
+                all.extend(login.params.values());
+                all.extend(&login.revocation_url);
+            }
+        }
+        all
+    }
+}
+
+/// What is offered for a token.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Grant {
+    /// Nothing but who the client is (RFC 6749 §4.4).
+    ClientCredentials,
+    /// A person's name and password (§4.3).
+    Password {
+        /// Name.
+        username: Template,
+        /// Password.
+        password: Template,
+    },
+    /// A refresh token (§6).
+    RefreshToken {
+        /// The config key that says where it is.
+        token: String,
+        /// Where it can be revoked (RFC 7009).
+        revocation_url: Option<Template>,
+    },
+    /// A signed statement (RFC 7523 §2.1).
+    JwtBearer(Box<Jwt>),
+    /// The refresh token that a person's login brought (RFC 6749 §4.1).
+    AuthorizationCode(Box<AuthorizationCode>),
+}
+
+/// Where a person logs in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AuthorizationCode {
+    /// The page to open.
+    pub authorization_url: Template,
+    /// Further parameters of it.
+    pub params: BTreeMap<String, Template>,
+    /// Host of the address that the browser comes back to: `127.0.0.1` or `localhost`.
+    pub redirect_host: String,
+    /// Its port, where the API wants a fixed one.
+    pub redirect_port: Option<u16>,
+    /// The config key that says where the refresh token is kept.
+    pub refresh_token: String,
+    /// Where it can be revoked (RFC 7009).
+    pub revocation_url: Option<Template>,
 }
 
 /// How an OAuth client shows who it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ClientAuth {
     /// Basic, id and secret each form-urlencoded first, as RFC 6749 §2.3.1 says.
     Basic,
@@ -138,15 +256,105 @@ pub enum ClientAuth {
     BasicRaw,
     /// In the body.
     Post,
+    /// By a signed statement (RFC 7523 §2.2).
+    PrivateKeyJwt(Box<Jwt>),
 }
 
-/// How a token request's body is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TokenBody {
-    /// `application/x-www-form-urlencoded`, the standard.
-    Form,
-    /// A JSON object.
-    Json,
+/// A signed statement.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Jwt {
+    /// What it is signed with.
+    pub key: Template,
+    /// How.
+    pub algorithm: JwtAlgorithm,
+    /// `kid`.
+    pub key_id: Option<Template>,
+    /// `iss`.
+    pub issuer: Option<Template>,
+    /// `sub`.
+    pub subject: Option<Template>,
+    /// `aud`.
+    pub audience: Option<Template>,
+    /// From `iat` to `exp`.
+    pub lifetime: Duration,
+    /// Further claims, as a template of a JSON object.
+    pub claims: Option<Template>,
+}
+
+impl Jwt {
+    fn templates(&self) -> Vec<&Template> {
+        let Self {
+            key,
+            key_id,
+            issuer,
+            subject,
+            audience,
+            claims,
+            ..
+        } = self;
+        let optional = [key_id, issuer, subject, audience, claims];
+        std::iter::once(key)
+            .chain(optional.into_iter().flatten())
+            .collect()
+    }
+}
+
+/// A login call that gives a token.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Session {
+    /// Where one logs in.
+    pub login: LoginPlace,
+    /// POST, or GET.
+    pub method: Method,
+    /// Headers of the login.
+    pub headers: BTreeMap<String, Template>,
+    /// Its body.
+    pub body: Option<LoginBody>,
+    /// Where the token is in the answer.
+    pub token: TokenSpot,
+    /// Where it goes on requests.
+    pub place: TokenPlace,
+    /// How long it is good. `None`: until refused.
+    pub ttl: Option<Duration>,
+}
+
+/// Where one logs in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LoginPlace {
+    /// Below the base URL of the streams that use the session.
+    Path(Template),
+    /// There.
+    Url(Template),
+}
+
+/// The body of a login.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LoginBody {
+    /// JSON, as a template of its text.
+    Json(Template),
+    /// A form.
+    Form(BTreeMap<String, Template>),
+}
+
+impl Session {
+    /// Every template of it that may hold a credential.
+    pub fn credentials(&self) -> Vec<&Template> {
+        let mut all: Vec<&Template> = self.headers.values().collect();
+        match &self.body {
+            Some(LoginBody::Json(text)) => all.push(text),
+            Some(LoginBody::Form(fields)) => all.extend(fields.values()),
+            None => {}
+        }
+        all
+    }
+
+    fn templates(&self) -> Vec<&Template> {
+        let mut all = self.credentials();
+        match &self.login {
+            LoginPlace::Path(place) | LoginPlace::Url(place) => all.push(place),
+        }
+        all
+    }
 }
 
 /// One endpoint, one table.

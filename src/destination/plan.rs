@@ -57,7 +57,12 @@ impl Plan {
         }
         let said = |change: &Change| match change {
             Change::Added { path, kind } => match wanted.column(path) {
-                Some(column) => format!("add column {} to table `{name}`", shown(column)),
+                // Rows that are there have no value for it.
+                Some(column) => {
+                    let shown = shown(column);
+                    let shown = shown.trim_end_matches(" NOT NULL");
+                    format!("add column {shown} to table `{name}`")
+                }
                 None => format!("add column {path} {kind} to table `{name}`"),
             },
             Change::Relaxed { path } => format!("let column `{path}` of table `{name}` be null"),

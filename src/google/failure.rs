@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::RetryPolicy;
 use crate::error::{Error, ErrorKind};
+
+/// Longest wait that a service's `Retry-After` is obeyed for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 
 /// Longest part of a service's message that is shown.
 const LONGEST_MESSAGE: usize = 400;
@@ -62,6 +66,8 @@ pub struct Failure {
     pub reason: String,
     /// The service's words, tidied: one line, bounded, quoted values masked.
     pub message: String,
+    /// `google.rpc.ErrorInfo`, which tells apart what one status is for; `Null` where there is none.
+    pub info: Box<Value>,
     /// How long the service asked to wait.
     pub(super) retry_after: Option<Duration>,
     /// An error that is already complete (credentials).
@@ -92,6 +98,7 @@ impl Failure {
             status: Some(status),
             reason: reason.to_owned(),
             message,
+            info: Box::new(info(error)),
             retry_after: None,
             cause: None,
             in_job: false,
@@ -105,6 +112,7 @@ impl Failure {
             status: None,
             reason: String::new(),
             message: message.into(),
+            info: Box::default(),
             retry_after: None,
             cause: None,
             in_job: false,
@@ -141,6 +149,18 @@ impl Failure {
     /// Whether the thing has changed since it was read (`If-Match`).
     pub fn is_precondition(&self) -> bool {
         self.status == Some(412)
+    }
+
+    /// Whether it reached the service, as far as is known: it does not without credentials.
+    pub fn was_sent(&self) -> bool {
+        self.cause.is_none()
+    }
+
+    /// How long to wait after it, the `failures`-th in a row: as the service asked, else by the policy.
+    pub(crate) fn wait(&self, policy: &RetryPolicy, failures: u32) -> Duration {
+        self.retry_after
+            .map(|d| d.min(LONGEST_RETRY_AFTER))
+            .unwrap_or_else(|| policy.delay(failures))
     }
 
     /// Whether a job was started, and failed.
@@ -207,6 +227,20 @@ impl Failure {
         };
         error.hint(hint)
     }
+}
+
+fn info(error: &Value) -> Value {
+    let details = error["details"].as_array();
+    details
+        .into_iter()
+        .flatten()
+        .find(|d| {
+            d["@type"]
+                .as_str()
+                .is_some_and(|t| t.ends_with("google.rpc.ErrorInfo"))
+        })
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// A service's message fit to be shown: one line, bounded, and what stands in straight quotes, which

@@ -120,6 +120,12 @@ impl Google {
         self.0.identity.who(self, scopes).await
     }
 
+    /// E-mail address of who acts, where settings or a credentials file say so. Asks nobody, so it may
+    /// be called where a message is being made.
+    pub fn account(&self) -> Option<String> {
+        identity::account(self)
+    }
+
     /// The project to use where none is named: the setting, the credentials' own, or the one this
     /// machine runs in. Looked up once.
     ///

@@ -14,9 +14,6 @@ use crate::http::retry_after;
 /// Largest answer that is read; a page of query results is at most 20 MB (BigQuery's quota page, 2026-08).
 const LARGEST_ANSWER: usize = 64 << 20;
 
-/// Longest wait that a service's `Retry-After` is obeyed for.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
-
 /// How often and how patiently a call is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -57,7 +54,7 @@ impl RetryPolicy {
     }
 }
 
-/// One call. Every call of this program may be sent twice without harm.
+/// One call. It may be sent twice without harm, unless its policy has one attempt.
 pub struct Call<'a> {
     /// What it does, on what, after "could not": `read dataset \`p.d\``.
     pub what: String,
@@ -157,10 +154,7 @@ impl Ring<'_> {
         if failure.next() != Next::Repeat || self.failures >= self.retry.attempts {
             return Err(failure);
         }
-        let delay = failure
-            .retry_after
-            .map(|d| d.min(LONGEST_RETRY_AFTER))
-            .unwrap_or_else(|| self.retry.delay(self.failures));
+        let delay = failure.wait(&self.retry, self.failures);
         let delay_ms = delay.as_millis() as u64;
         let (status, reason) = (failure.status, failure.reason.as_str());
         // Who watches a run that stands still should know why.

@@ -25,6 +25,8 @@ pub struct RunReport {
     pub streams: Vec<StreamReport>,
     /// From start to end.
     pub duration: Duration,
+    /// What is wrong beside the streams, and has to be mended before the next run.
+    pub problem: Option<Error>,
 }
 
 /// What a run did for one stream.
@@ -223,11 +225,12 @@ impl Observer {
 impl RunReport {
     /// The exit code that the run deserves: 0 when all is published; else the worst of its streams'.
     pub fn exit_code(&self) -> u8 {
-        worst_exit_code(self.streams.iter().map(|s| match &s.outcome {
+        let streams = self.streams.iter().map(|s| match &s.outcome {
             Outcome::Done => 0,
             Outcome::Interrupted => 75,
             Outcome::TooManyRejects { .. } => 1,
             Outcome::Failed(e) => e.exit_code(),
-        }))
+        });
+        worst_exit_code(streams.chain(self.problem.iter().map(Error::exit_code)))
     }
 }

@@ -9,9 +9,12 @@ mod children;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::cursor::{Cursor, CursorColumn, CursorKind};
 use super::plan::{Bounds, Wish};
 use super::slice::SliceWriter;
+use crate::clock::SharedClock;
 use crate::connector::template::Scope;
 use crate::connector::{CursorField, Incremental, Step, Stream};
 use crate::destination::Disposition;
@@ -26,7 +29,7 @@ use crate::state::Checkpoint;
 const SLICE_SECONDS: u64 = 300;
 /// How often a listing is read, when records go away while it is, before it is taken as it is.
 const MOST_READINGS: u32 = 3;
-/// Time for the publish of a run that was stopped: Cloud Run kills ten seconds after SIGTERM.
+/// Time for the publish of a run that must end at once: Cloud Run kills ten seconds after SIGTERM.
 const LAST_PUBLISH: Duration = Duration::from_secs(5);
 
 /// A stream at work.
@@ -51,6 +54,10 @@ pub struct StreamRun {
     pub started: jiff::Timestamp,
     /// Everything is read, whatever was read before.
     pub full_refresh: bool,
+    /// Cancelled when the process must end within seconds; a run that is merely stopped may publish.
+    pub hurry: CancellationToken,
+    /// Tells the time.
+    pub clock: SharedClock,
     /// A span is read that does not join what was read before; the checkpoint is its own.
     pub backfill: bool,
     /// The checkpoint as it is stored.
@@ -74,20 +81,23 @@ impl StreamRun {
             ErrorKind::Destination | ErrorKind::State | ErrorKind::Bug | ErrorKind::Schema
         );
         if !failed_before && self.has_progress() {
-            let publish =
-                tokio::time::timeout(LAST_PUBLISH, self.writer.publish(self.checkpoint.clone()));
-            let kept = publish.await.unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::Interrupted,
-                    "there was no time left to publish",
-                ))
-            });
-            if let Err(second) = kept {
-                tracing::warn!(
-                    stream = self.stream().name,
-                    "what was read last was not published and will be read again: {}",
-                    second.chain()
-                );
+            let late = async {
+                self.hurry.cancelled().await;
+                self.clock.sleep(LAST_PUBLISH).await;
+            };
+            let stream = self.endpoint.stream.name.as_str();
+            tokio::select! {
+                kept = self.writer.publish(self.checkpoint.clone()) => if let Err(second) = kept {
+                    tracing::warn!(
+                        stream,
+                        "what was read last was not published and will be read again: {}",
+                        second.chain()
+                    );
+                },
+                () = late => tracing::warn!(
+                    stream,
+                    "there is no time left to see whether what was read last is published; if it is not, it will be read again"
+                ),
             }
         }
         self.writer.abandon().await;

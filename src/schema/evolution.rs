@@ -54,6 +54,13 @@ pub enum Change {
 }
 
 impl Change {
+    /// The column.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Added { path, .. } | Self::Relaxed { path } | Self::Widened { path, .. } => path,
+        }
+    }
+
     /// The sentence of a report: `added column `y` STRING to `x``.
     pub fn done(&self, table: &str) -> String {
         match self {

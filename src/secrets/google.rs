@@ -1,5 +1,12 @@
-//! Secrets in Google Secret Manager, global and regional, read over REST and checked by their
-//! CRC32C. Each is read once a process.
+//! Secrets in Google Secret Manager, global and regional, read and written over REST and checked by
+//! their CRC32C. Each is read once a process.
+
+mod look;
+mod refusal;
+mod write;
+
+pub use look::{Seen, SeenState};
+pub use write::Added;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,12 +19,13 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{SecretRef, SecretStore};
+use super::{SecretRef, SecretStore, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::{Call, Failure, Google, RetryPolicy};
 use crate::telemetry::redact;
+use refusal::{Deed, explain};
 
-/// Reads `gcp://` references. Concurrent questions for one secret are one request.
+/// Reads and writes `gcp://` references. Concurrent questions for one secret are one request.
 pub struct SecretManager {
     google: Google,
     read: Mutex<HashMap<SecretRef, Arc<OnceCell<SecretString>>>>,
@@ -32,55 +40,92 @@ impl SecretManager {
         }
     }
 
-    async fn access(&self, name: &Name<'_>) -> Result<SecretString> {
-        let endpoint = match (&self.google.settings().secret_manager, name.location) {
+    async fn access(&self, name: &Name<'_>) -> Result<Version> {
+        let answer = self
+            .answer(name, name.version)
+            .await
+            .map_err(|failure| explain(&self.google, Deed::Read, name, failure))?;
+        let value = text(name, &answer, payload(name, &answer)?)?;
+        tracing::debug!(version = answered_name(name, &answer), "read a secret");
+        Ok(Version {
+            value,
+            number: answered_version(&answer),
+        })
+    }
+
+    /// What the service says to a question for a version's value.
+    async fn answer(&self, name: &Name<'_>, version: &str) -> Result<Value, Failure> {
+        self.ask(
+            name,
+            format!("read secret `{}/versions/{version}`", name.parent()),
+            Ask::get(&[name.secret, "versions", &format!("{version}:access")]),
+        )
+        .await
+    }
+
+    /// Asks about a secret, or tells it to do something.
+    async fn ask(&self, name: &Name<'_>, what: String, ask: Ask<'_>) -> Result<Value, Failure> {
+        let settings = self.google.settings();
+        let endpoint = match (&settings.secret_manager, name.location) {
             (Some(elsewhere), _) => elsewhere.clone(),
-            (None, None) => self.google.settings().service("secretmanager"),
+            (None, None) => settings.service("secretmanager"),
             // The global endpoint does not serve regional secrets.
-            (None, Some(location)) => {
-                let regional = format!("secretmanager.{location}.rep");
-                self.google.settings().service(&regional)
-            }
+            (None, Some(location)) => settings.service(&format!("secretmanager.{location}.rep")),
         };
-        let version = format!("{}:access", name.version);
         let mut path = vec!["v1", "projects", name.project];
         if let Some(location) = name.location {
             path.extend(["locations", location]);
         }
-        path.extend(["secrets", name.secret, "versions", &version]);
-        let answer = self
-            .google
+        path.push("secrets");
+        path.extend(ask.tail);
+        self.google
             .call(Call {
-                what: format!("read secret `{}`", name.full()),
-                method: Method::GET,
+                what,
+                method: ask.method,
                 endpoint: &endpoint,
                 path: &path,
-                query: &[],
-                body: None,
+                query: ask.query,
+                body: ask.body.map(|json| json.to_string().into()),
                 if_match: None,
-                retry: RetryPolicy::SECRETS,
+                retry: ask.retry,
             })
             .await
-            .map_err(|failure| explain(name, failure))?;
-        payload(name, &answer)
+    }
+}
+
+/// A question or an order, below `secrets`.
+struct Ask<'a> {
+    method: Method,
+    tail: &'a [&'a str],
+    query: &'a [(&'a str, &'a str)],
+    body: Option<Value>,
+    retry: RetryPolicy,
+}
+
+impl<'a> Ask<'a> {
+    fn get(tail: &'a [&'a str]) -> Self {
+        Self {
+            method: Method::GET,
+            tail,
+            query: &[],
+            body: None,
+            retry: RetryPolicy::SECRETS,
+        }
+    }
+
+    fn post(tail: &'a [&'a str], body: Value) -> Self {
+        Self {
+            method: Method::POST,
+            body: Some(body),
+            ..Self::get(tail)
+        }
     }
 }
 
 #[async_trait]
 impl SecretStore for SecretManager {
     async fn get(&self, reference: &SecretRef) -> Result<SecretString> {
-        let SecretRef::Gcp {
-            project,
-            location,
-            secret,
-            version,
-        } = reference
-        else {
-            return Err(Error::new(
-                ErrorKind::Bug,
-                format!("`{reference}` is no secret of Secret Manager"),
-            ));
-        };
+        let name = Name::of(reference)?;
         let cell = self
             .read
             .lock()
@@ -88,17 +133,13 @@ impl SecretStore for SecretManager {
             .entry(reference.clone())
             .or_default()
             .clone();
-        cell.get_or_try_init(|| async {
-            self.access(&Name {
-                project,
-                location: location.as_deref(),
-                secret,
-                version,
-            })
+        cell.get_or_try_init(|| async { Ok(self.access(&name).await?.value) })
             .await
-        })
-        .await
-        .cloned()
+            .cloned()
+    }
+
+    async fn newest(&self, reference: &SecretRef) -> Result<Version> {
+        self.access(&Name::of(reference)?).await
     }
 }
 
@@ -109,7 +150,27 @@ struct Name<'a> {
     version: &'a str,
 }
 
-impl Name<'_> {
+impl<'a> Name<'a> {
+    fn of(reference: &'a SecretRef) -> Result<Self> {
+        match reference {
+            SecretRef::Gcp {
+                project,
+                location,
+                secret,
+                version,
+            } => Ok(Self {
+                project,
+                location: location.as_deref(),
+                secret,
+                version,
+            }),
+            _ => Err(Error::new(
+                ErrorKind::Bug,
+                format!("`{reference}` is no secret of Secret Manager"),
+            )),
+        }
+    }
+
     fn full(&self) -> String {
         format!("{}/versions/{}", self.parent(), self.version)
     }
@@ -125,65 +186,19 @@ impl Name<'_> {
         )
     }
 
-    /// `gcloud`'s flag for a regional secret.
-    fn location_flag(&self) -> String {
-        self.location
+    /// How `gcloud secrets` is told which secret is meant.
+    fn flags(&self) -> String {
+        let location = self
+            .location
             .map(|l| format!(" --location={l}"))
-            .unwrap_or_default()
+            .unwrap_or_default();
+        format!("{} --project={}{location}", self.secret, self.project)
     }
 }
 
-fn explain(name: &Name<'_>, failure: Failure) -> Error {
-    let (status, reason) = (failure.status, failure.reason.clone());
-    let full = name.full();
-    if failure.is_transient() || !matches!(status, Some(400 | 403 | 404)) {
-        return failure.into_error();
-    }
-    let message = failure.message;
-    match (status, reason.as_str()) {
-        (Some(403), _) => Error::new(
-            ErrorKind::Auth,
-            format!("no permission to read secret `{full}`, or it does not exist (403 {reason}: {message})"),
-        )
-        .hint(format!(
-            "create the secret if it is missing, and grant `roles/secretmanager.secretAccessor` on it: gcloud secrets add-iam-policy-binding {} --project={}{} --member=serviceAccount:NAME --role=roles/secretmanager.secretAccessor",
-            name.secret,
-            name.project,
-            name.location_flag(),
-        )),
-        (Some(404), _) => Error::new(
-            ErrorKind::Auth,
-            format!("secret `{full}` does not exist ({message})"),
-        )
-        .hint(format!(
-            "create it: printf %s VALUE | gcloud secrets create {} --project={}{} --data-file=-",
-            name.secret,
-            name.project,
-            name.location_flag(),
-        )),
-        (Some(400), "FAILED_PRECONDITION") => Error::new(
-            ErrorKind::Auth,
-            format!("version `{}` of secret `{}` is disabled or destroyed ({message})", name.version, name.parent()),
-        )
-        .hint(if name.version == "latest" {
-            "`latest` is the version created last, even when it is disabled: enable it, add a new version, or name one (`@7`)"
-        } else {
-            "enable the version, or name another (`@7`)"
-        }),
-        _ => Error::new(
-            ErrorKind::Auth,
-            format!("could not read secret `{full}`: {message} ({reason})"),
-        ),
-    }
-}
-
-fn payload(name: &Name<'_>, answer: &Value) -> Result<SecretString> {
-    let bad = |what: &str| {
-        Error::new(
-            ErrorKind::Auth,
-            format!("secret `{}` {what}", answered_name(name, answer)),
-        )
-    };
+/// The bytes of an answer with a value.
+fn payload(name: &Name<'_>, answer: &Value) -> Result<Vec<u8>> {
+    let bad = |what: &str| unfit(name, answer, what);
     let payload = &answer["payload"];
     let data = match &payload["data"] {
         Value::String(text) => STANDARD
@@ -210,6 +225,12 @@ fn payload(name: &Name<'_>, answer: &Value) -> Result<SecretString> {
                 .hint("something between here and Secret Manager changes answers, or the endpoint is not Secret Manager"));
         }
     }
+    Ok(data)
+}
+
+/// The value as it may be used, registered for redaction.
+fn text(name: &Name<'_>, answer: &Value, data: Vec<u8>) -> Result<SecretString> {
+    let bad = |what: &str| unfit(name, answer, what);
     let text = String::from_utf8(data)
         .map_err(|_| bad("is not UTF-8 text").hint("store the credential as text"))?;
     let text = text
@@ -220,8 +241,14 @@ fn payload(name: &Name<'_>, answer: &Value) -> Result<SecretString> {
         return Err(bad("is empty").hint("add a version that holds the credential"));
     }
     redact::register(text);
-    tracing::debug!(version = answered_name(name, answer), "read a secret");
     Ok(SecretString::from(text.to_owned()))
+}
+
+fn unfit(name: &Name<'_>, answer: &Value, what: &str) -> Error {
+    Error::new(
+        ErrorKind::Auth,
+        format!("secret `{}` {what}", answered_name(name, answer)),
+    )
 }
 
 /// The name with the version's number, as the service resolved it.
@@ -230,4 +257,10 @@ fn answered_name(name: &Name<'_>, answer: &Value) -> String {
         .as_str()
         .filter(|n| n.len() < 400 && n.starts_with("projects/"))
         .map_or_else(|| name.full(), str::to_owned)
+}
+
+/// The version's number, as the service resolved it.
+fn answered_version(answer: &Value) -> Option<u64> {
+    let (_, number) = answer["name"].as_str()?.rsplit_once("/versions/")?;
+    number.parse().ok()
 }

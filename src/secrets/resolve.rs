@@ -1,6 +1,7 @@
 //! Finds all secrets of a source: where each was said to be, else where its name says it is.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use futures::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::local::{LocalSecrets, accept};
-use super::{SecretRef, SecretStore};
+use super::{SecretRef, SecretStore, SecretWriter, Stored, Version};
 use crate::config::{Environment, source_variable};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -16,27 +17,27 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone)]
 pub struct Secrets {
     local: LocalSecrets,
-    google: Option<Arc<dyn SecretStore>>,
+    google: Option<Arc<dyn Vault>>,
 }
 
+/// A store that takes new values, too.
+pub trait Vault: SecretStore + SecretWriter {}
+
+impl<T: SecretStore + SecretWriter> Vault for T {}
+
 impl Secrets {
-    /// `google` reads `gcp://` references.
-    pub fn new(environment: Environment, google: Option<Arc<dyn SecretStore>>) -> Self {
+    /// `google` has what `gcp://` references mean.
+    pub fn new(environment: Environment, google: Option<Arc<dyn Vault>>) -> Self {
         Self {
             local: LocalSecrets::new(environment),
             google,
         }
     }
-}
 
-#[async_trait]
-impl SecretStore for Secrets {
-    async fn get(&self, reference: &SecretRef) -> Result<SecretString> {
+    /// Who has what the reference means.
+    fn vault(&self, reference: &SecretRef) -> Result<&dyn Vault> {
         match (reference, &self.google) {
-            (SecretRef::Gcp { .. }, Some(google)) => {
-                let value = google.get(reference).await?;
-                accept(reference, value.expose_secret().to_owned())
-            }
+            (SecretRef::Gcp { .. }, Some(google)) => Ok(&**google),
             (SecretRef::Gcp { .. }, None) => Err(Error::new(
                 ErrorKind::Auth,
                 format!("`{reference}` is in Secret Manager, and there are no Google credentials"),
@@ -44,8 +45,39 @@ impl SecretStore for Secrets {
             .hint(
                 "run `gcloud auth application-default login`, or give the secret as `env://NAME`",
             )),
-            _ => self.local.get(reference).await,
+            _ => Ok(&self.local),
         }
+    }
+}
+
+#[async_trait]
+impl SecretStore for Secrets {
+    async fn get(&self, reference: &SecretRef) -> Result<SecretString> {
+        let value = self.vault(reference)?.get(reference).await?;
+        accept(reference, value.expose_secret().to_owned())
+    }
+
+    async fn newest(&self, reference: &SecretRef) -> Result<Version> {
+        let read = self.vault(reference)?.newest(reference).await?;
+        Ok(Version {
+            value: accept(reference, read.value.expose_secret().to_owned())?,
+            ..read
+        })
+    }
+}
+
+#[async_trait]
+impl SecretWriter for Secrets {
+    async fn put(&self, reference: &SecretRef, value: &SecretString) -> Result<Stored> {
+        self.vault(reference)?.put(reference, value).await
+    }
+
+    async fn disable(&self, reference: &SecretRef, version: u64) -> Result<()> {
+        self.vault(reference)?.disable(reference, version).await
+    }
+
+    async fn remove(&self, reference: &SecretRef) -> Result<()> {
+        self.vault(reference)?.remove(reference).await
     }
 }
 
@@ -56,6 +88,10 @@ pub struct SecretLookup {
     pub places: Vec<SecretRef>,
     /// May be missing; is then left out.
     pub optional: bool,
+    /// The place was named, and is the only one.
+    pub named: bool,
+    /// A login puts it there: `drawoff auth login`.
+    pub by_login: bool,
 }
 
 impl SecretLookup {
@@ -68,6 +104,7 @@ impl SecretLookup {
         reference: Option<SecretRef>,
         project: Option<&str>,
     ) -> Self {
+        let named = reference.is_some();
         let places = match reference {
             Some(reference) => vec![reference],
             None => {
@@ -81,8 +118,43 @@ impl SecretLookup {
                 places
             }
         };
-        Self { places, optional }
+        Self {
+            places,
+            optional,
+            named,
+            by_login: false,
+        }
     }
+
+    /// The same for a refresh token, which the program replaces by itself: without a reference it may
+    /// also be in `file`, which comes after the environment and before Secret Manager.
+    #[must_use]
+    pub fn replaced(mut self, file: Option<PathBuf>, by_login: bool) -> Self {
+        self.by_login = by_login;
+        if !self.named
+            && let Some(file) = file
+        {
+            self.places.insert(1, SecretRef::File(file));
+        }
+        self
+    }
+
+    /// The variable that comes before all other places.
+    pub fn variable(&self) -> Option<&str> {
+        match self.places.first() {
+            Some(SecretRef::Env(name)) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// A secret that was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The value.
+    pub value: SecretString,
+    /// Where it was.
+    pub place: SecretRef,
 }
 
 /// The values of all secrets of a source.
@@ -94,7 +166,7 @@ pub async fn resolve(
     source: &str,
     lookups: &BTreeMap<String, SecretLookup>,
     store: &dyn SecretStore,
-) -> Result<BTreeMap<String, SecretString>> {
+) -> Result<BTreeMap<String, Found>> {
     let found = join_all(
         lookups
             .iter()
@@ -120,11 +192,16 @@ pub async fn resolve(
 
 /// The first place's value that is there, or why each place has none. A place that holds something
 /// unfit to use ends the search: going on would hide the mistake.
-async fn first(lookup: &SecretLookup, store: &dyn SecretStore) -> Result<SecretString, Vec<Error>> {
+async fn first(lookup: &SecretLookup, store: &dyn SecretStore) -> Result<Found, Vec<Error>> {
     let mut errors = Vec::new();
     for place in &lookup.places {
         match store.get(place).await {
-            Ok(value) => return Ok(value),
+            Ok(value) => {
+                return Ok(Found {
+                    value,
+                    place: place.clone(),
+                });
+            }
             Err(e) => {
                 let absent = is_absent(&e) || e.is_transient();
                 errors.push(e);
@@ -159,27 +236,29 @@ fn report(source: &str, missing: &[(&str, &SecretLookup, Vec<Error>)]) -> Error 
     let given = missing
         .iter()
         .find(|(_, lookup, _)| lookup.places.len() == 1);
+    let login = missing.iter().any(|(_, lookup, _)| lookup.by_login);
     let hint = match (given, missing) {
+        _ if login => format!("log in: `drawoff auth login --source {source}`"),
         (Some((_, lookup, errors)), _) if !matches!(lookup.places[0], SecretRef::Env(_)) => errors
             .iter()
             .find_map(|e| e.find_hint())
             .unwrap_or("check the reference in `drawoff.yaml`")
             .to_owned(),
-        (_, [(key, lookup, _), ..]) => match lookup.places.as_slice() {
-            [SecretRef::Env(name)] => {
+        (_, [(key, lookup, errors), ..]) => match lookup.places.as_slice() {
+            [SecretRef::Env(name)] | [SecretRef::Env(name), SecretRef::File(_)] => {
                 format!(
                     "set `{name}`, or say where it is: `sources: {{{source}: {{secrets: {{{key}: gcp://project/secret}}}}}}`"
                 )
             }
-            [
-                SecretRef::Env(name),
-                SecretRef::Gcp {
-                    project, secret, ..
-                },
-                ..,
-            ] => format!(
-                "set `{name}`, or create it: `printf %s VALUE | gcloud secrets create {secret} --project={project} --data-file=-`"
-            ),
+            [SecretRef::Env(name), ..] => match errors.last().and_then(Error::find_hint) {
+                // Google's, which says what to grant or create.
+                Some(hint) if errors.len() == lookup.places.len() => {
+                    format!("set `{name}`, or {hint}")
+                }
+                _ => format!(
+                    "set `{name}`, or store it: `drawoff secrets set {source} {key} --create`"
+                ),
+            },
             _ => "check the reference in `drawoff.yaml`".to_owned(),
         },
         (_, []) => String::new(),
@@ -215,6 +294,31 @@ mod tests {
                 )),
             }
         }
+
+        async fn newest(&self, reference: &SecretRef) -> Result<Version> {
+            Ok(Version {
+                value: self.get(reference).await?,
+                number: None,
+            })
+        }
+    }
+
+    #[async_trait]
+    impl SecretWriter for Google {
+        async fn put(&self, reference: &SecretRef, _: &SecretString) -> Result<Stored> {
+            Ok(Stored {
+                place: format!("Google's {reference}"),
+                version: Some(2),
+            })
+        }
+
+        async fn disable(&self, _: &SecretRef, _: u64) -> Result<()> {
+            Ok(())
+        }
+
+        async fn remove(&self, _: &SecretRef) -> Result<()> {
+            Ok(())
+        }
     }
 
     fn secrets(environment: &[(&str, &str)]) -> Secrets {
@@ -241,10 +345,10 @@ mod tests {
     async fn the_environment_comes_before_secret_manager() {
         let lookups = lookups(&[("token", false)], Some("p"));
         let values = resolve("acme-x", &lookups, &secrets(&[])).await.unwrap();
-        assert_eq!(values["token"].expose_secret(), "canary-google");
+        assert_eq!(values["token"].value.expose_secret(), "canary-google");
         let env = secrets(&[("DRAWOFF_ACME_X_TOKEN", "canary-env-2")]);
         let values = resolve("acme-x", &lookups, &env).await.unwrap();
-        assert_eq!(values["token"].expose_secret(), "canary-env-2");
+        assert_eq!(values["token"].value.expose_secret(), "canary-env-2");
     }
 
     #[tokio::test]
@@ -272,7 +376,7 @@ mod tests {
         assert!(
             e.find_hint()
                 .unwrap()
-                .contains("gcloud secrets create id --project=p"),
+                .contains("drawoff secrets set acme-x id --create"),
             "{e:?}"
         );
     }
@@ -311,6 +415,20 @@ mod tests {
         let env = secrets(&[("DRAWOFF_ACME_X_TOKEN", "canary\nline")]);
         let e = resolve("acme-x", &lookups, &env).await.unwrap_err();
         assert!(e.to_string().contains("control characters"), "{e}");
+    }
+
+    #[tokio::test]
+    async fn each_place_takes_its_own_new_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let value = SecretString::from("canary-new-1".to_owned());
+        let secrets = secrets(&[]);
+        let put = async |text: &str| secrets.put(&text.parse().unwrap(), &value).await;
+        let stored = put("gcp://p/t").await.unwrap();
+        assert_eq!(stored.to_string(), "Google's gcp://p/t@latest/versions/2");
+        put(&format!("file://{}", path.display())).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "canary-new-1");
+        assert!(put("env://T").await.is_err());
     }
 
     #[tokio::test]

@@ -103,6 +103,7 @@ impl Runs {
             });
         }
         options.run_id = Some(id.clone());
+        options.hurry = self.cancel.clone();
         let (done, end) = watch::channel(false);
         let (runs, run) = (self.clone(), id.clone());
         let inner = self.clone();

@@ -8,6 +8,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ use crate::yaml::read::{parse_bytes, parse_duration};
 use crate::yaml::{self, Position, Reader};
 
 pub use bigquery::BigQueryOptions;
-pub use source::SourceConfig;
 use source::SourceEntry;
+pub use source::{SourceConfig, SourceSecrets, Values};
 
 /// The settings file's name in the working directory.
 pub const FILE: &str = "drawoff.yaml";
@@ -180,16 +181,26 @@ impl Settings {
     /// [`crate::error::ErrorKind::Config`]: no such source or connector (lists the known ones), a
     /// connector with mistakes, config keys that are missing (all of them), unknown or not theirs.
     pub fn source(&self, name: &str) -> Result<SourceConfig> {
-        match self.sources.iter().find(|s| s.name == name) {
-            Some(entry) => source::build(self, entry),
-            None => {
-                let connectors = self.catalog.names()?;
-                if !connectors.iter().any(|c| c == name) {
-                    return Err(self.unknown_source(name, &connectors));
-                }
-                source::build(self, &SourceEntry::named(name))
-            }
+        source::build(self, &*self.entry(name)?)
+    }
+
+    /// The secrets of the source of that name, though its plain config keys may still be missing.
+    ///
+    /// # Errors
+    /// As [`Self::source`], but for missing keys.
+    pub fn source_secrets(&self, name: &str) -> Result<SourceSecrets> {
+        source::secrets(self, &*self.entry(name)?)
+    }
+
+    fn entry(&self, name: &str) -> Result<Cow<'_, SourceEntry>> {
+        if let Some(entry) = self.sources.iter().find(|s| s.name == name) {
+            return Ok(Cow::Borrowed(entry));
         }
+        let connectors = self.catalog.names()?;
+        if !connectors.iter().any(|c| c == name) {
+            return Err(self.unknown_source(name, &connectors));
+        }
+        Ok(Cow::Owned(SourceEntry::named(name)))
     }
 
     fn unknown_source(&self, name: &str, connectors: &[String]) -> Error {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::{BigQueryOptions, Settings};
-use crate::config::source_variable;
+use crate::config::{credentials_file, source_variable};
 use crate::connector::load::Loaded;
 use crate::connector::syntax::{is_host, is_insecure, rate_limit};
 use crate::connector::template::{ConfigValue, Template};
@@ -47,10 +47,7 @@ impl SourceConfig {
     ///
     /// # Errors
     /// As [`resolve`].
-    pub async fn values(
-        &self,
-        store: &dyn SecretStore,
-    ) -> Result<Arc<BTreeMap<String, ConfigValue>>> {
+    pub async fn values(&self, store: &dyn SecretStore) -> Result<Values> {
         let secrets = resolve(&self.name, &self.secrets, store).await?;
         let mut values: BTreeMap<String, ConfigValue> = self
             .config
@@ -59,13 +56,67 @@ impl SourceConfig {
             .collect();
         for key in self.secrets.keys() {
             let value = match secrets.get(key) {
-                Some(value) => ConfigValue::Secret(value.clone()),
+                Some(found) => ConfigValue::Secret(found.value.clone()),
                 None => ConfigValue::Plain(String::new()),
             };
             values.insert(key.clone(), value);
         }
-        Ok(Arc::new(values))
+        Ok(Values {
+            config: Arc::new(values),
+            places: secrets
+                .into_iter()
+                .map(|(key, found)| (key, found.place))
+                .collect(),
+        })
     }
+}
+
+/// What a source wants to know of secrets, and what else it wants to know.
+#[derive(Clone, Debug)]
+pub struct SourceSecrets {
+    /// Its name.
+    pub source: String,
+    /// Its connector's.
+    pub connector: String,
+    /// Every secret config key, and where to look for it.
+    pub lookups: BTreeMap<String, SecretLookup>,
+    /// Names of the other config keys.
+    pub plain: Vec<String>,
+    /// Its requests go elsewhere than the connector says.
+    pub rebased: bool,
+}
+
+impl SourceSecrets {
+    /// Where the secret `key` is looked for.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Config`] when the connector declares no such secret; names the nearest.
+    pub fn lookup(&self, key: &str) -> Result<&SecretLookup> {
+        let Self {
+            source, connector, ..
+        } = self;
+        self.lookups.get(key).ok_or_else(|| {
+            if self.plain.iter().any(|k| k == key) {
+                return Error::config(format!("`{key}` of source `{source}` is no secret")).hint(
+                    format!("write its value into `drawoff.yaml` under `sources.{source}.config`"),
+                );
+            }
+            let known: Vec<&str> = self.lookups.keys().map(String::as_str).collect();
+            Error::config(format!(
+                "connector `{connector}` of source `{source}` has no such secret as `{key}`"
+            ))
+            .hint(suggest(key, &known))
+        })
+    }
+}
+
+/// What templates can name as `config.…`.
+#[derive(Clone, Debug, Default)]
+pub struct Values {
+    /// The values.
+    pub config: Arc<BTreeMap<String, ConfigValue>>,
+    /// Where each secret was found.
+    pub places: BTreeMap<String, SecretRef>,
 }
 
 /// A source as the settings file has it.
@@ -261,27 +312,15 @@ pub(super) fn build(settings: &Settings, entry: &SourceEntry) -> Result<SourceCo
     let name = entry.name.as_str();
     check_keys(settings, entry, &connector)?;
 
+    let secrets = lookups(settings, entry, &connector);
     let mut config = BTreeMap::new();
-    let mut secrets = BTreeMap::new();
     let mut missing = Vec::new();
-    for key in &connector.config {
-        if key.secret {
-            let reference = entry.secrets.iter().find(|(_, k, _)| *k == key.name);
-            let lookup = SecretLookup::new(
-                name,
-                &key.name,
-                key.optional,
-                reference.map(|(_, _, r)| r.clone()),
-                settings.project.as_deref(),
-            );
-            secrets.insert(key.name.clone(), lookup);
-        } else {
-            match value(settings, entry, key) {
-                Some(value) => {
-                    config.insert(key.name.clone(), value);
-                }
-                None => missing.push(key),
+    for key in connector.config.iter().filter(|key| !key.secret) {
+        match value(settings, entry, key) {
+            Some(value) => {
+                config.insert(key.name.clone(), value);
             }
+            None => missing.push(key),
         }
     }
     if !missing.is_empty() {
@@ -331,6 +370,59 @@ pub(super) fn build(settings: &Settings, entry: &SourceEntry) -> Result<SourceCo
         ca_file: entry.ca_file.clone(),
         allow_private_network: entry.allow_private_network,
     })
+}
+
+/// The source's secrets, whatever else of it is not there yet.
+pub(super) fn secrets(settings: &Settings, entry: &SourceEntry) -> Result<SourceSecrets> {
+    let connector = settings.catalog.load(&entry.connector)?.connector;
+    check_keys(settings, entry, &connector)?;
+    let variable = source_variable(&entry.name, "base_url");
+    Ok(SourceSecrets {
+        source: entry.name.clone(),
+        lookups: lookups(settings, entry, &connector),
+        plain: connector
+            .config
+            .iter()
+            .filter(|key| !key.secret)
+            .map(|key| key.name.clone())
+            .collect(),
+        rebased: entry.base_url.is_some() || settings.environment.get(&variable).is_some(),
+        connector: connector.name,
+    })
+}
+
+/// Every secret of the connector, and where to look for it.
+fn lookups(
+    settings: &Settings,
+    entry: &SourceEntry,
+    connector: &Connector,
+) -> BTreeMap<String, SecretLookup> {
+    let lookup = |key: &ConfigKey| {
+        let reference = entry.secrets.iter().find(|(_, k, _)| *k == key.name);
+        let lookup = SecretLookup::new(
+            &entry.name,
+            &key.name,
+            key.optional,
+            reference.map(|(_, _, r)| r.clone()),
+            settings.project.as_deref(),
+        );
+        let users = connector
+            .auths
+            .iter()
+            .filter(|auth| auth.refresh_key() == Some(key.name.as_str()));
+        let by_login = users
+            .map(|auth| auth.login().is_some())
+            .reduce(|a, b| a || b);
+        match by_login {
+            Some(by_login) => {
+                let file = credentials_file(&settings.environment, &entry.name, &key.name);
+                lookup.replaced(file, by_login)
+            }
+            None => lookup,
+        }
+    };
+    let secret = connector.config.iter().filter(|key| key.secret);
+    secret.map(|key| (key.name.clone(), lookup(key))).collect()
 }
 
 /// A plain key's value: flag, environment, file, default, in that order.

@@ -149,9 +149,9 @@ async fn values_hold_keys_and_secrets() {
     let source = place.read(&[], &[]).unwrap().source("acme").unwrap();
     let store = Secrets::new(Environment::of([("T", "canary-settings")]), None);
     let values = source.values(&store).await.unwrap();
-    assert!(matches!(&values["token"], ConfigValue::Secret(_)));
-    assert!(matches!(&values["region"], ConfigValue::Plain(v) if v == "eu"));
-    assert!(matches!(&values["extra"], ConfigValue::Plain(v) if v.is_empty()));
+    assert!(matches!(&values.config["token"], ConfigValue::Secret(_)));
+    assert!(matches!(&values.config["region"], ConfigValue::Plain(v) if v == "eu"));
+    assert!(matches!(&values.config["extra"], ConfigValue::Plain(v) if v.is_empty()));
     assert!(!format!("{values:?}").contains("canary"));
 }
 

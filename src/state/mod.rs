@@ -31,6 +31,10 @@ pub trait StateStore: Send + Sync {
     /// Every checkpoint of a source. Empty where nothing was ever published.
     async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>>;
 
+    /// Forgets a checkpoint that is at this version: the stream is read from its start again. Another
+    /// version stays; whoever builds on none then finds it when it publishes.
+    async fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()>;
+
     /// Takes the source's lease, unless another run holds it whose time is not up, by the clock of
     /// the store. A run that has it already keeps it.
     async fn acquire(&self, lease: &Lease) -> Result<Acquired>;

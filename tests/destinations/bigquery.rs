@@ -105,7 +105,7 @@ conformance!(@ suite, Dataset::new(),
     abandoned_and_dropped_slices_never_show forgotten_slices_never_show
     another_version_is_refused a_lost_answer_is_recognised one_slice_is_not_another
     new_columns_are_added columns_become_wider a_frozen_table_stays_as_it_is
-    what_does_not_fit_is_refused checkpoints_come_back the_schema_comes_back
+    what_does_not_fit_is_refused checkpoints_come_back a_forgotten_checkpoint_is_none the_schema_comes_back
     two_destinations_on_one_place slices_at_the_same_time many_batches leases);
 
 /// A dataset into whose tables everything is loaded.
@@ -129,6 +129,10 @@ impl Place for Loaded {
 impl StateStore for ByLoadJob {
     async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
         self.0.checkpoints(source).await
+    }
+
+    async fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()> {
+        self.0.forget(key, version).await
     }
 
     async fn acquire(&self, lease: &Lease) -> Result<Acquired> {

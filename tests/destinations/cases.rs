@@ -895,6 +895,28 @@ pub async fn checkpoints_come_back(place: &dyn Place) {
     }
 }
 
+pub async fn a_forgotten_checkpoint_is_none(place: &dyn Place) {
+    let to = place.open().await;
+    let table = people(Disposition::Merge);
+    to.prepare(&table).await.unwrap();
+    land(&*to, &table, "s0", 0, &[&[person(1, "a", 1)]])
+        .await
+        .unwrap();
+    let key = update(0, "").key;
+    to.forget(&key, 2).await.unwrap();
+    assert_eq!(version(&*to).await, 1, "another version stays");
+    to.forget(&key, 1).await.unwrap();
+    assert!(to.checkpoints("src").await.unwrap().is_empty());
+    // Who builds on it comes too late; who begins anew does not.
+    let late = land(&*to, &table, "s1", 1, &[&[person(2, "b", 2)]]).await;
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::State);
+    land(&*to, &table, "s2", 0, &[&[person(3, "c", 3)]])
+        .await
+        .unwrap();
+    assert_eq!(version(&*to).await, 1);
+    expect(place, &table, &[person(1, "a", 1), person(3, "c", 3)]).await;
+}
+
 pub async fn the_schema_comes_back(place: &dyn Place) {
     let to = place.open().await;
     assert_eq!(to.existing("wide").await.unwrap(), None);

@@ -2,7 +2,7 @@
 //! nothing but what the test says.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -135,8 +135,30 @@ impl Bench {
         self.spawn(args).end().await
     }
 
+    /// Runs the program to its end, with this on standard input.
+    pub async fn feed(&self, args: &[&str], input: &str) -> Ran {
+        let mut running = self.spawn_with_input(args);
+        let mut stdin = running.child.as_mut().unwrap().stdin.take().unwrap();
+        let input = input.to_owned();
+        let fed = tokio::task::spawn_blocking(move || {
+            // A program that has no use for it may have closed it.
+            let _ = stdin.write_all(input.as_bytes());
+        });
+        fed.await.unwrap();
+        running.end().await
+    }
+
     /// Starts the program.
     pub fn spawn(&self, args: &[&str]) -> Running {
+        self.start(args, Stdio::null())
+    }
+
+    /// Starts the program with somebody at its standard input.
+    pub fn spawn_with_input(&self, args: &[&str]) -> Running {
+        self.start(args, Stdio::piped())
+    }
+
+    fn start(&self, args: &[&str], input: Stdio) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_drawoff"));
         command
             .args(args)
@@ -147,14 +169,23 @@ impl Bench {
             .env("DRAWOFF_CONNECTORS", self.path("connectors"))
             .env("DRAWOFF_LOG_FORMAT", "text")
             .envs(&self.environment)
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (heard, mut pipe) = (said.clone(), child.stderr.take().unwrap());
+        let listening = std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = pipe.read(&mut piece) {
+                heard.lock().unwrap().extend_from_slice(&piece[..length]);
+            }
+        });
         Running {
-            child: Some(command.spawn().unwrap()),
+            child: Some(child),
+            said,
+            listening: Some(listening),
             begun: Instant::now(),
-            heard: Arc::default(),
-            listening: None,
         }
     }
 
@@ -179,53 +210,65 @@ impl Bench {
 /// The program at work; killed when dropped.
 pub struct Running {
     child: Option<Child>,
-    begun: Instant,
-    /// What standard error held so far, once somebody listens to it.
-    heard: Arc<Mutex<String>>,
+    /// Standard error so far.
+    said: Arc<Mutex<Vec<u8>>>,
     listening: Option<JoinHandle<()>>,
+    begun: Instant,
 }
 
 impl Running {
     /// Waits for its end.
     pub async fn end(mut self) -> Ran {
         let child = self.child.take().unwrap();
+        let listening = self.listening.take().unwrap();
         let output = tokio::task::spawn_blocking(move || child.wait_with_output())
             .await
             .unwrap()
             .unwrap();
-        if let Some(listening) = self.listening.take() {
-            listening.join().unwrap();
-        }
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        tokio::task::spawn_blocking(move || listening.join())
+            .await
+            .unwrap()
+            .unwrap();
         Ran {
             code: output.status.code(),
-            stdout: text(output.stdout),
-            stderr: std::mem::take(&mut *self.heard.lock().unwrap()) + &text(output.stderr),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: self.said(),
         }
+    }
+
+    /// What it has written to standard error so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until standard error holds the text and the end of its line, or the program has ended;
+    /// whether it does.
+    pub async fn until_says(&mut self, text: &str) -> bool {
+        let said = self.said.clone();
+        self.until(move || {
+            let said = String::from_utf8_lossy(&said.lock().unwrap()).into_owned();
+            said.split_once(text)
+                .is_some_and(|(_, rest)| rest.contains('\n'))
+        })
+        .await
     }
 
     /// Waits for a line of standard error that holds the text.
     pub async fn line(&mut self, text: &str) -> String {
-        if self.listening.is_none() {
-            let stderr = self.child.as_mut().unwrap().stderr.take().unwrap();
-            let heard = self.heard.clone();
-            self.listening = Some(std::thread::spawn(move || {
-                for line in BufReader::new(stderr).lines() {
-                    heard.lock().unwrap().push_str(&(line.unwrap() + "\n"));
-                }
-            }));
-        }
-        let heard = self.heard.clone();
-        let find = move || {
-            let heard = heard.lock().unwrap();
-            heard.lines().find(|l| l.contains(text)).map(str::to_owned)
-        };
         assert!(
-            self.until(|| find().is_some()).await,
+            self.until_says(text).await,
             "`{text}` was not said: {}",
-            self.heard.lock().unwrap()
+            self.said()
         );
-        find().unwrap()
+        let said = self.said();
+        said.lines().find(|l| l.contains(text)).unwrap().to_owned()
+    }
+
+    /// Types a line.
+    pub fn write_line(&mut self, line: &str) {
+        let input = self.child.as_mut().unwrap().stdin.as_mut().unwrap();
+        writeln!(input, "{line}").unwrap();
+        input.flush().unwrap();
     }
 
     /// How it ended, once it has.

@@ -1,14 +1,18 @@
 //! `oidc-provider`, a certified OAuth 2.0 and OpenID server, installed under `target/` on first use
 //! and stopped when the test binary ends.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use url::Url;
+use url::form_urlencoded::{Serializer, byte_serialize};
 
 const PACKAGE: &str = "oidc-provider@9.13.3";
 
@@ -21,16 +25,38 @@ pub const BASIC: &str = "basic client:1";
 /// Client that authenticates by `client_secret_post`.
 pub const POST: &str = "post+client";
 
+/// Client that signs who it is, `private_key_jwt`.
+pub const SIGNED: &str = "signed-client";
+
+/// Client without a secret, for which a person logs in.
+pub const PUBLIC: &str = "public-client";
+
+/// Client with a secret, for which a person logs in.
+pub const CONFIDENTIAL: &str = "confidential client";
+
 /// Stops when its standard input ends, which the system sees to when the test binary is gone.
 const SCRIPT: &str = r#"
+import { createPublicKey } from 'node:crypto';
 import { Provider } from 'oidc-provider';
+const clients = JSON.parse(process.argv[2]);
+for (const client of clients) {
+  if (!client.public_key) continue;
+  const jwk = createPublicKey(client.public_key).export({ format: 'jwk' });
+  client.jwks = { keys: [{ ...jwk, kid: 'rsa-1', use: 'sig' }] };
+  delete client.public_key;
+}
 const provider = new Provider('http://127.0.0.1', {
-  clients: JSON.parse(process.argv[2]),
-  scopes: ['read', 'write'],
+  clients,
+  scopes: ['openid', 'offline_access', 'read', 'write'],
+  cookies: { keys: ['a key of this test'] },
+  extraClientMetadata: { properties: ['public_key'] },
+  rotateRefreshToken: true,
+  pkce: { required: () => true },
   features: {
     clientCredentials: { enabled: true },
     introspection: { enabled: true },
-    devInteractions: { enabled: false },
+    revocation: { enabled: true },
+    devInteractions: { enabled: true },
   },
 });
 const server = provider.listen(0, '127.0.0.1', () => console.log(`port ${server.address().port}`));
@@ -40,6 +66,8 @@ process.stdin.on('end', () => process.exit(0)).resume();
 /// A running server, one for all tests.
 pub struct OidcProvider {
     base: Url,
+    /// Of [`SIGNED`], PEM.
+    pub private_key: String,
 }
 
 impl OidcProvider {
@@ -56,27 +84,127 @@ impl OidcProvider {
         self.base.join("token").unwrap()
     }
 
+    /// The page to log in at.
+    pub fn authorization_url(&self) -> Url {
+        self.base.join("auth").unwrap()
+    }
+
+    /// Where tokens are revoked.
+    pub fn revocation_url(&self) -> Url {
+        self.base.join("token/revocation").unwrap()
+    }
+
     /// What the server itself says about a token (RFC 7662).
     pub async fn introspect(&self, token: &str) -> Value {
-        let form: String = url::form_urlencoded::Serializer::new(String::new())
-            .extend_pairs([
-                ("token", token),
-                ("client_id", POST),
-                ("client_secret", SECRET),
-            ])
+        let client = [("client_id", POST), ("client_secret", SECRET)];
+        self.ask_about(token, &client, None).await
+    }
+
+    /// The same, asked by the client that the token was given to.
+    pub async fn introspect_as(&self, client: &str, secret: Option<&str>, token: &str) -> Value {
+        let encode = |text: &str| -> String { byte_serialize(text.as_bytes()).collect() };
+        let basic = secret.map(|secret| {
+            let pair = format!("{}:{}", encode(client), encode(secret));
+            format!("Basic {}", STANDARD.encode(pair))
+        });
+        let id = [("client_id", client)];
+        let shown = if basic.is_some() { &[][..] } else { &id[..] };
+        self.ask_about(token, shown, basic).await
+    }
+
+    async fn ask_about(
+        &self,
+        token: &str,
+        client: &[(&str, &str)],
+        authorization: Option<String>,
+    ) -> Value {
+        let form: String = Serializer::new(String::new())
+            .append_pair("token", token)
+            .extend_pairs(client)
             .finish();
-        let mut answer = reqwest::Client::new()
+        let mut request = reqwest::Client::new()
             .post(self.base.join("token/introspection").unwrap())
             .header("content-type", "application/x-www-form-urlencoded")
-            .body(form)
-            .send()
-            .await
-            .unwrap();
+            .body(form);
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        let mut answer = request.send().await.unwrap();
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.unwrap() {
             body.extend_from_slice(&piece);
         }
         serde_json::from_slice(&body).unwrap()
+    }
+}
+
+/// A person with a browser: follows redirects within the server, keeps its cookies, fills in its forms.
+#[derive(Default)]
+pub struct Person {
+    cookies: BTreeMap<String, String>,
+}
+
+impl Person {
+    /// Logs in at that page and agrees; where the browser is sent in the end, which it does not go to.
+    pub async fn logs_in(mut self, start: Url) -> Url {
+        let server = start.origin();
+        let browser = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        let mut at = start;
+        let mut form: Option<String> = None;
+        for _ in 0..20 {
+            if at.origin() != server {
+                return at;
+            }
+            let request = match form.take() {
+                None => browser.get(at.clone()),
+                Some(form) => browser
+                    .post(at.clone())
+                    .header("content-type", "application/x-www-form-urlencoded")
+                    .body(form),
+            };
+            let cookies: Vec<String> = self
+                .cookies
+                .iter()
+                .map(|(k, v)| format!("{k}={v}"))
+                .collect();
+            let mut answer = request
+                .header("cookie", cookies.join("; "))
+                .send()
+                .await
+                .unwrap();
+            for line in answer.headers().get_all("set-cookie") {
+                let pair = line.to_str().unwrap().split(';').next().unwrap();
+                let (name, value) = pair.split_once('=').unwrap();
+                self.cookies.insert(name.to_owned(), value.to_owned());
+            }
+            if let Some(to) = answer.headers().get("location") {
+                at = at.join(to.to_str().unwrap()).unwrap();
+                continue;
+            }
+            let mut page = Vec::new();
+            while let Some(piece) = answer.chunk().await.unwrap() {
+                page.extend_from_slice(&piece);
+            }
+            let page = String::from_utf8(page).unwrap();
+            let action = page
+                .split("action=\"")
+                .nth(1)
+                .unwrap_or_else(|| panic!("no form at {at}: {page}"));
+            at = at.join(action.split('"').next().unwrap()).unwrap();
+            let fields: &[(&str, &str)] = match page.contains("name=\"login\"") {
+                true => &[
+                    ("prompt", "login"),
+                    ("login", "ann"),
+                    ("password", "anything"),
+                ],
+                false => &[("prompt", "consent")],
+            };
+            form = Some(Serializer::new(String::new()).extend_pairs(fields).finish());
+        }
+        panic!("the server never came to an end");
     }
 }
 
@@ -92,10 +220,31 @@ fn start() -> OidcProvider {
             "response_types": [],
         })
     };
-    let clients = json!([
+    let person = |id: &str, method: &str, secret: Option<&str>| {
+        json!({
+            "client_id": id,
+            "client_secret": secret,
+            "token_endpoint_auth_method": method,
+            "grant_types": ["authorization_code", "refresh_token"],
+            "application_type": "native",
+            // Any port, as RFC 8252 has it.
+            "redirect_uris": ["http://127.0.0.1/callback"],
+            "response_types": ["code"],
+        })
+    };
+    let key = rsa();
+    let mut signed = client(SIGNED, "private_key_jwt");
+    signed["public_key"] = json!(key.public_key_pem());
+    let mut clients = json!([
         client(BASIC, "client_secret_basic"),
         client(POST, "client_secret_post"),
+        signed,
+        person(PUBLIC, "none", None),
+        person(CONFIDENTIAL, "client_secret_basic", Some(SECRET)),
     ]);
+    for client in clients.as_array_mut().unwrap() {
+        client.as_object_mut().unwrap().retain(|_, v| !v.is_null());
+    }
     let mut server = Command::new("node")
         .args([home.join("server.mjs").as_os_str(), clients.to_string().as_ref()])
         .stdin(Stdio::piped())
@@ -115,7 +264,13 @@ fn start() -> OidcProvider {
     std::mem::forget(server);
     OidcProvider {
         base: Url::parse(&format!("http://127.0.0.1:{port}/")).unwrap(),
+        private_key: key.serialize_pem(),
     }
+}
+
+/// A new RSA key.
+pub fn rsa() -> rcgen::KeyPair {
+    rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap()
 }
 
 /// Complete, or not there at all: built beside its place and moved into it.

@@ -58,7 +58,9 @@ impl Run {
         if !run.options.dry_run {
             run.record(&mut reports).await;
         }
+        let problem = run.source.settle().await.err();
         Ok(RunReport {
+            problem,
             run_id: run.run_id.clone(),
             source: run.source.name.clone(),
             destination: run.destination.describe(),

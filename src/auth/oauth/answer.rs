@@ -25,6 +25,9 @@ pub(super) struct Answer {
     /// Seconds.
     #[serde(default, deserialize_with = "seconds")]
     expires_in: Option<f64>,
+    /// A new one, where the server gives one.
+    #[serde(default, deserialize_with = "text", skip_serializing)]
+    refresh_token: Option<RefreshToken>,
 }
 
 impl Answer {
@@ -55,7 +58,7 @@ impl TokenResponse for Answer {
     }
 
     fn refresh_token(&self) -> Option<&RefreshToken> {
-        None
+        self.refresh_token.as_ref()
     }
 
     fn scopes(&self) -> Option<&Vec<Scope>> {
@@ -89,6 +92,14 @@ fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> 
         .map(|s| s.min(LONGEST)))
 }
 
+/// A text that is not empty; anything else is as good as absent.
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<RefreshToken>, D::Error> {
+    Ok(match Value::deserialize(from)? {
+        Value::String(text) if !text.is_empty() => Some(RefreshToken::new(text)),
+        _ => None,
+    })
+}
+
 /// The answer in the form that the `oauth2` crate accepts: a JSON label on JSON, 200 for every
 /// success, and a failure's status on a failure that came with 200.
 pub(super) fn standard(response: &Response) -> HttpResponse {
@@ -119,7 +130,7 @@ pub(super) fn standard(response: &Response) -> HttpResponse {
 }
 
 /// An error code fit for a message: anything else could be text of the server's choosing.
-pub(super) fn code(code: &str) -> Option<&str> {
+pub(in crate::auth) fn code(code: &str) -> Option<&str> {
     let fit =
         (1..=40).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     fit.then_some(code)
@@ -173,6 +184,19 @@ mod tests {
             assert_eq!(answer.is_bearer(), fits, "{kind}");
         }
         assert!(read(r#"{"access_token":"t","scope":7,"refresh_token":[]}"#).is_bearer());
+    }
+
+    #[test]
+    fn a_refresh_token_is_a_text() {
+        for (json, given) in [
+            ("\"r\"", true),
+            ("\"\"", false),
+            ("null", false),
+            ("[]", false),
+        ] {
+            let answer = read(&format!(r#"{{"access_token":"t","refresh_token":{json}}}"#));
+            assert_eq!(answer.refresh_token().is_some(), given, "{json}");
+        }
     }
 
     #[test]

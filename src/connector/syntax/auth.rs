@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 
 use super::place::May;
 use super::{Lower, is_insecure};
-use crate::connector::model::{Auth, ClientAuth, ClientCredentials, KeyPlace, TokenBody};
+use crate::connector::model::{Auth, KeyPlace};
 use crate::connector::template::Template;
 use crate::yaml::{Node, Position};
 
-const KINDS: [&str; 7] = [
+const KINDS: [&str; 9] = [
     "none",
     "basic",
     "bearer",
     "api_key",
     "oauth2",
     "client_credentials",
+    "jwt",
+    "session",
     "google",
 ];
 
@@ -51,7 +53,9 @@ impl Lower<'_> {
             "bearer" => self.bearer(inner),
             "api_key" => self.api_key(inner),
             "oauth2" => self.oauth2(inner),
-            "client_credentials" => self.client_credentials(inner),
+            "client_credentials" => self.grant("client_credentials", inner),
+            "jwt" => self.self_signed(inner),
+            "session" => self.session(inner),
             "google" => self.google(inner),
             _ => {
                 self.reader
@@ -173,90 +177,8 @@ impl Lower<'_> {
         })
     }
 
-    fn oauth2(&mut self, node: &Node) -> Option<Auth> {
-        let (_, inner) = self
-            .reader
-            .tagged(node, "`auth.oauth2`", &["client_credentials"])?;
-        if inner.is_none() {
-            self.reader.findings.error(
-                node.at,
-                "`client_credentials` lacks `token_url`, `client_id` and `client_secret`",
-                None,
-            );
-        }
-        self.client_credentials(inner?)
-    }
-
-    fn client_credentials(&mut self, node: &Node) -> Option<Auth> {
-        let what = "`client_credentials`";
-        let known = [
-            "token_url",
-            "client_id",
-            "client_secret",
-            "scopes",
-            "client_auth",
-            "body",
-            "params",
-            "headers",
-            "default_ttl",
-        ];
-        let fields = self.reader.fields(node, what, &known)?;
-        let token_url = self
-            .reader
-            .required(&fields, "token_url", what)
-            .and_then(|node| self.url(node, "`token_url`", true));
-        let client_id = self
-            .reader
-            .required(&fields, "client_id", what)
-            .and_then(|n| self.template(n, "`client_id`", May::CONFIG, &mut Vec::new()));
-        let client_secret = self
-            .reader
-            .required(&fields, "client_secret", what)
-            .and_then(|node| self.credential(node, "`client_secret`"));
-        let mut scopes = Vec::new();
-        if let Some(node) = fields.get("scopes") {
-            for (at, text) in self.reader.texts(node, "`scopes`") {
-                let scope = self.template_text(at, text, "`scopes`", May::CONFIG, &mut Vec::new());
-                scopes.extend(scope);
-            }
-        }
-        let client_auth = fields.get("client_auth").and_then(|node| {
-            self.reader.choice(
-                node,
-                "`client_auth`",
-                &[
-                    ("basic", ClientAuth::Basic),
-                    ("basic_raw", ClientAuth::BasicRaw),
-                    ("post", ClientAuth::Post),
-                ],
-            )
-        });
-        let body = fields.get("body").and_then(|node| {
-            self.reader.choice(
-                node,
-                "`body`",
-                &[("form", TokenBody::Form), ("json", TokenBody::Json)],
-            )
-        });
-        let params = self.plain_map(fields.get("params"), "`params`", false);
-        let headers = self.plain_map(fields.get("headers"), "`headers`", true);
-        let default_ttl = fields
-            .get("default_ttl")
-            .and_then(|node| self.reader.duration_above_zero(node, "`default_ttl`"));
-        Some(Auth::ClientCredentials(ClientCredentials {
-            token_url: token_url?,
-            client_id: client_id?,
-            client_secret: client_secret?,
-            scopes,
-            client_auth: client_auth.unwrap_or(ClientAuth::Basic),
-            body: body.unwrap_or(TokenBody::Form),
-            params,
-            headers,
-            default_ttl,
-        }))
-    }
-
-    fn plain_map(
+    /// A map of texts with config values in them.
+    pub(super) fn plain_map(
         &mut self,
         node: Option<&Node>,
         what: &str,
@@ -278,7 +200,7 @@ impl Lower<'_> {
         map
     }
 
-    fn credential(&mut self, node: &Node, what: &str) -> Option<Template> {
+    pub(super) fn credential(&mut self, node: &Node, what: &str) -> Option<Template> {
         let template = self.template(node, what, May::CONFIG, &mut Vec::new())?;
         self.must_be_secret(node.at, what, &[&template]);
         Some(template)
@@ -286,7 +208,7 @@ impl Lower<'_> {
 
     /// At least one of the templates fills in a secret. The value itself is never quoted: it may be
     /// a credential in the wrong place.
-    fn must_be_secret(&mut self, at: Position, what: &str, templates: &[&Template]) {
+    pub(super) fn must_be_secret(&mut self, at: Position, what: &str, templates: &[&Template]) {
         if templates.iter().any(|t| self.uses_secret(t)) {
             return;
         }
@@ -317,7 +239,7 @@ impl Lower<'_> {
     }
 
     /// An absolute http or https URL, perhaps with config values in it.
-    fn url(&mut self, node: &Node, what: &str, credentials: bool) -> Option<Template> {
+    pub(super) fn url(&mut self, node: &Node, what: &str, credentials: bool) -> Option<Template> {
         let template = self.template(node, what, May::CONFIG, &mut Vec::new())?;
         let Some(url) = example_url(template.as_str()) else {
             return Some(template);

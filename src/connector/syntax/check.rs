@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Lower;
 use super::stream::Draft;
-use crate::connector::model::{Auth, ClientCredentials, Step};
+use crate::connector::model::{Auth, LoginPlace, Step};
 use crate::connector::template::Template;
 use crate::schema::landing::Disposition;
 use crate::yaml::Reader;
@@ -36,6 +36,30 @@ pub(super) fn streams(reader: &mut Reader, drafts: &[Draft]) {
                     stream.name
                 ),
                 "say `method: POST` and `body`, or a query parameter's name in `param`".to_owned(),
+            );
+        }
+    }
+}
+
+/// Streams that share a session log in at the same place.
+pub(super) fn sessions(lower: &mut Lower<'_>, drafts: &[Draft]) {
+    for (index, auth) in lower.auths.iter().enumerate() {
+        let Auth::Session(session) = auth else {
+            continue;
+        };
+        let mut users = drafts.iter().filter(|d| d.stream.auth == index);
+        let Some(first) = users.next() else { continue };
+        if matches!(session.login, LoginPlace::Path(_))
+            && let Some(other) = users.find(|d| d.stream.base_url != first.stream.base_url)
+        {
+            lower.reader.findings.error(
+                other.at,
+                format!(
+                    "streams `{}` and `{}` share a session, and have different base URLs",
+                    first.stream.name, other.stream.name
+                ),
+                "say where one logs in as `login: {url: …}`, or give each an `auth` of its own"
+                    .to_owned(),
             );
         }
     }
@@ -73,31 +97,11 @@ pub(super) fn config(lower: &mut Lower<'_>, drafts: &[Draft]) {
     let mut used: Vec<String> = Vec::new();
     let mut add = |template: &Template| used.extend(template.config_keys());
     for auth in &lower.auths {
-        match auth {
-            Auth::None => {}
-            Auth::Basic { username, password } => {
-                [username, password].into_iter().for_each(&mut add)
-            }
-            Auth::Bearer { token } => add(token),
-            Auth::ApiKey { value, .. } => add(value),
-            Auth::GoogleAccessToken { scopes } => scopes.iter().for_each(&mut add),
-            Auth::GoogleIdToken { audience } => audience.iter().for_each(&mut add),
-            Auth::ClientCredentials(ClientCredentials {
-                token_url,
-                client_id,
-                client_secret,
-                scopes,
-                params,
-                headers,
-                ..
-            }) => [token_url, client_id, client_secret]
-                .into_iter()
-                .chain(scopes)
-                .chain(params.values())
-                .chain(headers.values())
-                .for_each(&mut add),
-        }
+        auth.templates().into_iter().for_each(&mut add);
     }
+    let kept = lower.auths.iter().filter_map(Auth::refresh_key);
+    used.extend(kept.map(str::to_owned));
+    let mut add = |template: &Template| used.extend(template.config_keys());
     for stream in drafts.iter().map(|d| &d.stream) {
         let request = &stream.request;
         let named = request.params.iter().chain(&request.headers);

@@ -10,9 +10,11 @@ mod check;
 mod fit;
 mod google;
 mod incremental;
+mod oauth;
 mod pagination;
 mod place;
 mod request;
+mod session;
 mod stream;
 mod table;
 
@@ -152,6 +154,7 @@ impl<'n> Lower<'n> {
         check::streams(&mut self.reader, &drafts);
         check::empty_replace(&mut self.reader, &drafts);
         fit::schemas(&mut self.reader, &drafts, schemas);
+        check::sessions(self, &drafts);
         check::config(self, &drafts);
         let streams = check::ordered(&mut self.reader, drafts)
             .into_iter()

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use http::Method;
+
 use super::*;
 use crate::connector::model::*;
 use crate::connector::template::{ConfigValue, Scope};
@@ -270,7 +272,7 @@ fn every_kind_of_auth() {
             value: t("{{ config.token }}")
         }
     );
-    let Auth::ClientCredentials(grant) = auth(
+    let Auth::OAuth(grant) = auth(
         "{oauth2: {client_credentials: {token_url: 'https://{{ config.id }}.example/t', client_id: '{{ config.id }}', client_secret: '{{ config.token }}', scopes: [a, b], client_auth: basic_raw, body: json, params: {audience: x}, default_ttl: 15m}}}",
     ) else {
         panic!()
@@ -280,6 +282,252 @@ fn every_kind_of_auth() {
     assert_eq!(grant.scopes, [t("a"), t("b")]);
     assert_eq!(grant.default_ttl, Some(Duration::from_secs(900)));
     assert_eq!(grant.params["audience"], t("x"));
+}
+
+/// The auth of a connector whose config keys are `id`, and the secrets `token`, `key` and `refresh`.
+fn auth_text(yaml: &str) -> String {
+    format!(
+        "title: T\nbase_url: https://a.example\nconfig:\n  id: {{optional: true}}\n  token: {{secret: true}}\n  key: {{secret: true}}\n  refresh: {{secret: true}}\nauth: {yaml}\nstreams: {{t: }}\n"
+    )
+}
+
+fn oauth(yaml: &str) -> OAuth {
+    match load(&auth_text(&format!("{{oauth2: {yaml}}}")))
+        .auths
+        .remove(0)
+    {
+        Auth::OAuth(oauth) => *oauth,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_grant() {
+    let t = |text: &str| Template::parse(text).unwrap();
+    let refresh = oauth(
+        "{refresh_token: {token_url: 'https://l.example/t', client_id: c, refresh_token: '{{ config.refresh }}', revocation_url: 'https://l.example/r'}}",
+    );
+    assert_eq!(refresh.client_secret.as_str(), "", "a public client");
+    assert_eq!(
+        refresh.grant,
+        Grant::RefreshToken {
+            token: "refresh".into(),
+            revocation_url: Some(t("https://l.example/r")),
+        }
+    );
+    let password = oauth(
+        "{password: {token_url: 'https://l.example/t', username: '{{ config.id }}', password: '{{ config.token }}'}}",
+    );
+    assert_eq!(password.client_id.as_str(), "");
+    assert!(matches!(password.grant, Grant::Password { .. }));
+    let signed = oauth(
+        "{jwt_bearer: {token_url: 'https://l.example/t', private_key: '{{ config.key }}', alg: ES256, kid: k1, issuer: '{{ config.id }}', audience: a, lifetime: 10m, claims: {scope: x, n: 7}}}",
+    );
+    let Grant::JwtBearer(jwt) = signed.grant else {
+        panic!()
+    };
+    assert_eq!(
+        *jwt,
+        Jwt {
+            key: t("{{ config.key }}"),
+            algorithm: JwtAlgorithm::Es256,
+            key_id: Some(t("k1")),
+            issuer: Some(t("{{ config.id }}")),
+            subject: None,
+            audience: Some(t("a")),
+            lifetime: Duration::from_secs(600),
+            claims: Some(t(r#"{"scope": "x","n": 7}"#)),
+        }
+    );
+    let asserted = oauth(
+        "{client_credentials: {token_url: 'https://l.example/t', client_id: c, client_auth: {private_key_jwt: {secret: '{{ config.key }}', alg: HS256}}}}",
+    );
+    assert!(
+        matches!(asserted.client_auth, ClientAuth::PrivateKeyJwt(jwt) if jwt.algorithm == JwtAlgorithm::Hs256)
+    );
+    let login = oauth(
+        "{authorization_code: {authorization_url: 'https://l.example/a', token_url: 'https://l.example/t', client_id: c, refresh_token: '{{config.refresh}}', authorization_params: {prompt: consent}, redirect_host: localhost, redirect_port: 8400}}",
+    );
+    let Grant::AuthorizationCode(login) = login.grant else {
+        panic!()
+    };
+    assert_eq!(login.params["prompt"], t("consent"));
+    assert_eq!(
+        (login.redirect_host.as_str(), login.redirect_port),
+        ("localhost", Some(8400))
+    );
+}
+
+#[test]
+fn sessions_and_signed_tokens() {
+    let auth = |yaml: &str| load(&auth_text(yaml)).auths.remove(0);
+    let t = |text: &str| Template::parse(text).unwrap();
+    let Auth::Session(session) = auth(
+        "{session: {login: {path: /login, body: {user: a, pass: '{{ config.token }}'}}, token: /data/token, send: {header: X-Session, prefix: Token}, ttl: 20m}}",
+    ) else {
+        panic!()
+    };
+    assert_eq!(session.login, LoginPlace::Path(t("/login")));
+    assert_eq!(session.method, Method::POST);
+    assert_eq!(session.token, TokenSpot::Body("/data/token".into()));
+    assert_eq!(
+        session.place,
+        TokenPlace::Header {
+            name: "X-Session".into(),
+            prefix: "Token ".into()
+        }
+    );
+    let Auth::Session(session) = auth(
+        "{session: {login: {url: 'https://a.example/in', method: GET, headers: {X-Key: '{{ config.token }}'}}, token: 'cookie:SID', send: {cookie: SID}}}",
+    ) else {
+        panic!()
+    };
+    assert_eq!(session.token, TokenSpot::Cookie("SID".into()));
+    assert_eq!(session.place, TokenPlace::Cookie("SID".into()));
+    assert_eq!(
+        auth("{jwt: {private_key: '{{ config.key }}'}}"),
+        Auth::Jwt {
+            jwt: Box::new(Jwt {
+                key: t("{{ config.key }}"),
+                algorithm: JwtAlgorithm::Rs256,
+                key_id: None,
+                issuer: None,
+                subject: None,
+                audience: None,
+                lifetime: Duration::from_secs(300),
+                claims: None,
+            }),
+            place: TokenPlace::bearer(),
+        }
+    );
+}
+
+#[test]
+fn mistakes_in_auth_are_shown_in_their_place() {
+    let token = "token_url: 'https://l.example/t', client_id: c";
+    for (yaml, at, says) in [
+        ("{oauth2: {refresh: {}}}", "refresh: ", "of no known kind"),
+        (
+            "{oauth2: refresh_token}",
+            "refresh_token",
+            "`refresh_token` lacks `token_url`, `client_id` and `refresh_token`",
+        ),
+        (
+            &format!("{{oauth2: {{refresh_token: {{{token}}}}}}}"),
+            "{token_url",
+            "lacks the key `refresh_token`",
+        ),
+        (
+            &format!(
+                "{{oauth2: {{refresh_token: {{{token}, refresh_token: 'x{{{{ config.refresh }}}}'}}}}}}"
+            ),
+            "'x{{",
+            "must be one config key and nothing else",
+        ),
+        (
+            &format!("{{oauth2: {{refresh_token: {{{token}, refresh_token: abc}}}}}}"),
+            "abc",
+            "stands in the file as it is",
+        ),
+        (
+            &format!(
+                "{{oauth2: {{refresh_token: {{{token}, refresh_token: '{{{{ config.id }}}}'}}}}}}"
+            ),
+            "'{{ config.id",
+            "is not declared secret",
+        ),
+        (
+            &format!("{{oauth2: {{client_credentials: {{{token}}}}}}}"),
+            "{token_url",
+            "lacks the key `client_secret`",
+        ),
+        (
+            &format!(
+                "{{oauth2: {{client_credentials: {{{token}, client_secret: '{{{{ config.token }}}}', client_auth: {{private_key_jwt: {{private_key: '{{{{ config.key }}}}'}}}}}}}}}}"
+            ),
+            "'{{ config.token",
+            "stands beside `private_key_jwt`",
+        ),
+        (
+            &format!("{{oauth2: {{client_credentials: {{{token}, username: x}}}}}}"),
+            "username",
+            "unknown key `username`",
+        ),
+        (
+            "{oauth2: {jwt_bearer: {token_url: 'https://l.example/t', secret: '{{ config.key }}'}}}",
+            "secret:",
+            "`secret` does not go with `alg`",
+        ),
+        (
+            "{oauth2: {jwt_bearer: {token_url: 'https://l.example/t', private_key: '{{ config.key }}', alg: RS255}}}",
+            "RS255",
+            "must be one of `RS256`",
+        ),
+        (
+            "{oauth2: {jwt_bearer: {token_url: 'http://l.example/t', private_key: '{{ config.key }}'}}}",
+            "'http:",
+            "over plain http",
+        ),
+        (
+            &format!(
+                "{{oauth2: {{authorization_code: {{authorization_url: 'http://l.example/a', {token}, refresh_token: '{{{{ config.refresh }}}}'}}}}}}"
+            ),
+            "'http:",
+            "over plain http",
+        ),
+        (
+            &format!(
+                "{{oauth2: {{authorization_code: {{authorization_url: 'https://l.example/a', {token}, refresh_token: '{{{{ config.refresh }}}}', authorization_params: {{k: '{{{{ config.key }}}}'}}}}}}}}"
+            ),
+            "{authorization_url",
+            "would show a secret",
+        ),
+        (
+            "{session: {login: {path: /in, body: {a: '{{ config.token }}'}}, token: data}}",
+            "data",
+            "is no place in an answer",
+        ),
+        (
+            "{session: {login: {path: /in, body: {a: b}}, token: /t}}",
+            "{login",
+            "stands in the file as it is",
+        ),
+        (
+            "{session: {login: {path: /in, url: 'https://a.example/'}, token: /t}}",
+            "{path",
+            "either `path` or `url`",
+        ),
+        (
+            "{session: {login: {path: /in, form: {a: '{{ config.token }}'}}, token: /t, send: {header: X, query: y}}}",
+            "{header",
+            "must say one of",
+        ),
+        (
+            "{jwt: {alg: HS256, private_key: '{{ config.key }}'}}",
+            "private_key:",
+            "`private_key` does not go with",
+        ),
+    ] {
+        let (lowered, findings) = read("acme", "acme.yaml", &auth_text(yaml), &Schemas::new());
+        assert!(lowered.is_none(), "{yaml}");
+        let findings = findings.into_sorted();
+        let found = findings.iter().find(|f| f.message.contains(says));
+        let found = found.unwrap_or_else(|| panic!("{yaml}: {findings:#?}"));
+        let line = format!("auth: {yaml}");
+        let column = line.find(at).unwrap() + 1;
+        assert_eq!((found.line, found.column), (8, column), "{yaml}: {found:?}");
+    }
+    let text =
+        auth_text("{session: {login: {path: /in, form: {a: '{{ config.token }}'}}, token: /t}}")
+            .replace("{t: }", "{t: , u: {base_url: 'https://b.example'}}");
+    let (_, findings) = read("acme", "acme.yaml", &text, &Schemas::new());
+    let findings = findings.into_sorted();
+    assert!(
+        findings
+            .iter()
+            .any(|f| f.message.contains("share a session")),
+        "{findings:#?}"
+    );
 }
 
 #[test]

@@ -139,6 +139,7 @@ impl BigQuery {
             _ => "with the Storage Write API: no job",
         };
         let steps = vec![
+            format!("take back from {target} what a dead run may have left in it"),
             format!(
                 "note each slice in {}: one query job",
                 self.quoted(OPEN_SLICES)

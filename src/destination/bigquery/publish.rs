@@ -421,11 +421,17 @@ fn unread(query: &Query<'_>, row: &Row) -> Error {
             .unwrap_or("an unknown number")
             .to_owned()
     };
+    let sent = |name: &str| {
+        let parameter = query.parameters.iter().find(|(n, ..)| *n == name);
+        parameter.map_or("an unknown number", |(_, _, value)| value.as_str())
+    };
     Error::destination(format!(
-        "could not {}: {} rows and {} rejects are readable in the staging tables, which is not what was sent; nothing was changed",
+        "could not {}: {} rows and {} rejects are readable in the staging tables, and {} and {} were sent; nothing was changed",
         query.what,
         shown(sql::answer::STAGED),
-        shown(sql::answer::REJECTED)
+        shown(sql::answer::REJECTED),
+        sent(sql::answer::STAGED),
+        sent(sql::answer::REJECTED)
     ))
     .transient(true)
     .hint("run again")

@@ -70,6 +70,28 @@ impl StateStore for BigQuery {
         Ok(found)
     }
 
+    async fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()> {
+        let query = Query {
+            what: format!(
+                "forget the checkpoint of stream `{}` of source `{}` in `{}`",
+                key.stream,
+                key.source,
+                self.api().target()
+            ),
+            sql: sql::forget(&self.quoted(CHECKPOINTS)),
+            parameters: vec![
+                ("source", "STRING", key.source.clone()),
+                ("stream", "STRING", key.stream.clone()),
+                ("version", "INT64", version.to_string()),
+            ],
+            labels: vec![("drawoff", "checkpoints"), ("drawoff_source", &key.source)],
+            transaction: true,
+            names_job: false,
+            mark: unique_mark(),
+        };
+        self.api().query(&query).await.map(drop)
+    }
+
     async fn acquire(&self, lease: &Lease) -> Result<Acquired> {
         self.api().ensure_dataset().await?;
         self.ensure_own_tables().await?;

@@ -32,12 +32,33 @@ impl BigQuery {
         &self,
         table: &str,
         columns: &[Column],
-        mut body: Value,
+        body: Value,
         frozen: bool,
     ) -> Result<Vec<String>> {
+        let mut said = Vec::new();
+        match self.bring(table, columns, body, frozen, &mut said).await {
+            Ok(()) => Ok(said),
+            Err(e) => {
+                // They are done, whatever became of the rest.
+                for change in said {
+                    tracing::warn!(table, "{change}, before another change of it failed");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// As [`Self::ensure_table`]; `said` are the changes that are done.
+    async fn bring(
+        &self,
+        table: &str,
+        columns: &[Column],
+        mut body: Value,
+        frozen: bool,
+        said: &mut Vec<String>,
+    ) -> Result<()> {
         let columns = &shape::described(columns)[..];
         let full = format!("{}.{table}", self.api().target());
-        let mut said = Vec::new();
         // Another run may change the table between reading and patching it; then it is read again.
         for _ in 0..10 {
             let Some(resource) = self.api().table(table).await? else {
@@ -47,7 +68,8 @@ impl BigQuery {
                 spec::check_size(table, columns)?;
                 body["schema"] = json!({"fields": shape::to_fields(columns)});
                 if self.api().create_table(table, body.clone()).await? {
-                    return Ok(vec![evolution::made(table, &schema)]);
+                    said.push(evolution::made(table, &schema));
+                    return Ok(());
                 }
                 continue;
             };
@@ -62,7 +84,7 @@ impl BigQuery {
             let mut patch = self.patch(table, &resource, &body)?;
             if frozen {
                 return match evolved.changes.is_empty() {
-                    true => Ok(said),
+                    true => Ok(()),
                     false => Err(evolution::frozen(&full, &evolved.changes)),
                 };
             }
@@ -81,7 +103,7 @@ impl BigQuery {
                 patch["schema"] = json!({"fields": fields});
             }
             if patch.as_object().is_none_or(serde_json::Map::is_empty) {
-                return Ok(said);
+                return Ok(());
             }
             let etag = resource["etag"].as_str();
             let Some(patched) = self.api().patch_table(table, etag, &patch).await? else {
@@ -89,12 +111,13 @@ impl BigQuery {
             };
             let fields = patched["schema"]["fields"].as_array();
             let lacking = shape::lacking(fields.map_or(&[], Vec::as_slice), columns);
-            if lacking.is_empty() {
-                let others = evolved.changes.iter().filter(|c| !wider(c));
-                said.extend(others.map(|c| c.done(table)));
-                return Ok(said);
-            }
-            return Err(lost(&full, &lacking));
+            let others = evolved.changes.iter().filter(|c| !wider(c));
+            let done = others.filter(|c| !lacking.iter().any(|l| l == c.path()));
+            said.extend(done.map(|c| c.done(table)));
+            return match lacking.is_empty() {
+                true => Ok(()),
+                false => Err(lost(&full, &lacking)),
+            };
         }
         Err(
             Error::destination(format!("table `{full}` is changed by others all the time"))

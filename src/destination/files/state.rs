@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::durable::replace_json;
 use super::failure::failed;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Stored};
 use super::{FilesDestination, Folder};
 use crate::destination::audit::{self, Cell};
 use crate::destination::blocking;
@@ -45,6 +45,20 @@ impl StateStore for FilesDestination {
                     (key, saved)
                 })
                 .collect())
+        })
+        .await
+    }
+
+    async fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()> {
+        let (folder, key) = (self.folder.clone(), key.clone());
+        blocking::run(move || {
+            let _lock = folder.lock()?;
+            let mut manifest = Manifest::load(&folder)?;
+            let is_it = |s: &Stored| {
+                s.source == key.source && s.stream == key.stream && s.version == version
+            };
+            manifest.checkpoints.retain(|s| !is_it(s));
+            manifest.save(&folder)
         })
         .await
     }

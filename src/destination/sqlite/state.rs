@@ -25,6 +25,11 @@ impl StateStore for SqliteDestination {
         blocking::run(move || place.checkpoints(&source)).await
     }
 
+    async fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()> {
+        let (place, key) = (self.place.clone(), key.clone());
+        blocking::run(move || place.forget(&key, version)).await
+    }
+
     async fn acquire(&self, lease: &Lease) -> Result<Acquired> {
         leases::acquire(&self.place, lease).await
     }
@@ -95,6 +100,24 @@ impl Place {
                 ))
             })
             .collect()
+    }
+
+    fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()> {
+        self.connection()
+            .execute(
+                "DELETE FROM _drawoff_checkpoints WHERE source = ?1 AND stream = ?2 AND version = ?3",
+                params![key.source, key.stream, version.cast_signed()],
+            )
+            .map(drop)
+            .map_err(|e| {
+                failed(
+                    format!(
+                        "could not forget the checkpoint of `{}`/`{}` in {}",
+                        key.source, key.stream, self.shown
+                    ),
+                    e,
+                )
+            })
     }
 
     fn record(&self, runs: &[RunRecord]) -> Result<()> {

@@ -34,6 +34,7 @@ use crate::telemetry::redact;
 
 pub(super) use self::find::file;
 pub use self::who::Who;
+pub(super) use self::who::account;
 
 /// What tokens are asked for; what they may do is decided by roles.
 pub const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";

@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::access;
-use super::find::Found;
+use super::file::CredentialFile;
+use super::find::{self, Found};
 use crate::error::Result;
 use crate::google::read::small_text;
 use crate::google::{Endpoint, Google};
@@ -53,10 +54,7 @@ pub(super) async fn who(google: &Google, found: &Found, token: &str) -> Result<W
     };
     let (account, delegates, quota) = match found {
         Found::File(file) => (
-            access::account(&file.json)
-                .map(str::to_owned)
-                .or_else(|| text(&file.json["client_email"]))
-                .or_else(|| text(&file.json["account"])),
+            named(file).map(str::to_owned),
             access::texts(&file.json["delegates"]),
             text(&file.json["quota_project_id"]),
         ),
@@ -80,6 +78,25 @@ pub(super) async fn who(google: &Google, found: &Found, token: &str) -> Result<W
         scopes: scopes.split_whitespace().map(str::to_owned).collect(),
         expires_at: number(&facts["exp"]).and_then(|s| Timestamp::from_second(s).ok()),
     })
+}
+
+/// Who acts with the credentials of a file, where it says so.
+fn named(file: &CredentialFile) -> Option<&str> {
+    let text = |key: &str| file.json[key].as_str().filter(|t| !t.is_empty());
+    access::account(&file.json)
+        .or_else(|| text("client_email"))
+        .or_else(|| text("account"))
+}
+
+/// Who acts, where settings or a file say so; nothing is asked.
+pub(in crate::google) fn account(google: &Google) -> Option<String> {
+    match &google.settings().impersonate {
+        Some(other) => Some(other.target.clone()),
+        None => find::file(google)
+            .ok()
+            .flatten()
+            .and_then(|file| named(&file).map(str::to_owned)),
+    }
 }
 
 /// What a token that is a JWT says of itself.

@@ -30,6 +30,10 @@ impl StateStore for Counter {
     async fn checkpoints(&self, _: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
         Ok(HashMap::new())
     }
+    async fn forget(&self, _: &CheckpointKey, _: u64) -> Result<()> {
+        Ok(())
+    }
+
     async fn acquire(&self, _: &Lease) -> Result<Acquired> {
         Ok(Acquired::Ours { before: None })
     }

@@ -230,6 +230,16 @@ impl Google {
         self.fault(host, path, times, What::Status(status));
     }
 
+    /// Answers the next call to a host, whose path begins so, like this.
+    pub fn refuse(&self, host: &str, path: &str, answer: Answer) {
+        self.fault(host, path, 1, What::Refused(answer));
+    }
+
+    /// Does what the next calls to a host ask, whose path begins so, and answers with a status.
+    pub fn lose(&self, host: &str, path: &str, status: u16, times: usize) {
+        self.fault(host, path, times, What::Lost(status));
+    }
+
     /// Answers every call to a host, whose path begins so, later.
     pub fn delay(&self, host: &str, path: &str, time: Duration) {
         self.fault(host, path, usize::MAX, What::Late(time));

@@ -86,6 +86,12 @@ impl Google {
         )
     }
 
+    /// Makes a global secret without versions.
+    pub fn make_secret(&self, project: &str, secret: &str) {
+        let name = format!("projects/{project}/secrets/{secret}");
+        self.world.state().secrets.entry(name).or_default();
+    }
+
     fn put(&self, name: String, value: impl Into<Vec<u8>>) -> usize {
         let mut state = self.world.state();
         let secret: &mut Secret = state.secrets.entry(name).or_default();

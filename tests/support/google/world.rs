@@ -145,6 +145,7 @@ impl World {
             None => self.route(&mut call).await.unwrap_or_else(|no| no),
         };
         let mut state = self.state();
+        let answer = state.loss(&call).unwrap_or(answer);
         if let Some(wrong) = &answer.wrong {
             let text = format!("{}: {} {wrong}", call.line(), answer.status);
             state.wrong.push(text);

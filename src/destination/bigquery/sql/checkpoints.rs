@@ -21,6 +21,13 @@ pub(in super::super) fn last_publish(checkpoints: &str) -> String {
     )
 }
 
+/// Forgets a checkpoint: parameters `source`, `stream`, `version`.
+pub(in super::super) fn forget(checkpoints: &str) -> String {
+    format!(
+        "DELETE FROM {checkpoints} WHERE source = @source AND stream = @stream AND version = @version"
+    )
+}
+
 /// The columns of the table of checkpoints.
 pub(in super::super) fn checkpoint_columns() -> Vec<Column> {
     let of = |name: &str, kind, about: &str| Column::new(name, kind).describe(about);
