@@ -889,6 +889,20 @@ async fn a_change_of_method_and_a_full_refresh_leave_no_row_twice() {
         ["NULL"; 70]
     );
 
+    // Who reads as the docs say sees those rows, and not the ones of a slice that is not published.
+    shop.method("stream");
+    shop.shelf
+        .change(|rows| rows.extend((71..=90).map(|id| item(id, id))));
+    shop.kill_at(2, 89).await;
+    let docs = include_str!("../docs/bigquery.md");
+    let (_, query) = docs.split_once("SELECT * FROM raw.events").unwrap();
+    let (query, _) = query.split_once("```").unwrap();
+    let query =
+        format!("SELECT id FROM raw.items{query}").replace("raw.", &format!("{}.", shop.dataset));
+    assert_eq!(ask(&query).await.len(), 70, "{query}");
+    shop.bench.run(&shop.args(&[])).await.exits(0);
+    assert_eq!(ask(&query).await.len(), 90);
+
     // Everything anew, which stays invisible until it is there.
     shop.method("insert_all");
     shop.shelf.change(|rows| rows.truncate(40));

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use drawoff::schema::name::hashed;
 use serde_json::{Value, json};
 
 use crate::support::binary::Bench;
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::fake_api::{FakeApi, Reply};
-use crate::support::tables::{Row, sqlite};
+use crate::support::tables::{Row, parquet, sqlite};
 
 const RUN: [&str; 2] = ["--source", "shop"];
 
@@ -319,6 +320,95 @@ async fn keys_that_come_to_one_name_have_a_column_each() {
         }
     }
     assert!(tables.windows(2).all(|t| t[0] == t[1]), "{tables:?}");
+}
+
+/// A record of two fields for each name that the connector says; `turned` with the other one first.
+fn twice(id: i64, turned: bool) -> String {
+    let mut fields = vec![
+        format!(r#""id": {id}"#),
+        r#""ID": "ext-A""#.to_owned(),
+        format!(r#""updated_at": "2026-01-0{id}T00:00:00Z""#),
+        r#""Updated_At": "n/a""#.to_owned(),
+        r#""created_at": "2025-01-01T00:00:00Z""#.to_owned(),
+        r#""CREATED_AT": 7"#.to_owned(),
+        r#""status": "open""#.to_owned(),
+        r#""Status": [1]"#.to_owned(),
+        r#""Shop": true"#.to_owned(),
+    ];
+    if turned {
+        fields.reverse();
+    }
+    format!("{{{}}}", fields.join(", "))
+}
+
+#[tokio::test]
+async fn names_in_the_connector_are_those_of_the_fields_that_are_spelled_so() {
+    const STREAM: &str = "{path: \"/shops/{shops.name}/items\", primary_key: id, incremental: {cursor: updated_at}, \
+        table: {partition_by: created_at, cluster_by: [status]}, add_columns: {shop: \"{shops.name}\"}}";
+    let other = r#"{"Extra": 1, "Status": [2]}"#;
+    // Other fields first, in a record that is none of the table's or in front of their own; or a run later.
+    let first = r#"{"ID": "ext-B", "updated_at": "2026-01-01T00:00:00Z"}"#.to_owned();
+    let cases: [(&[String], u64); 4] = [
+        (&[twice(1, false), twice(2, false)], 0),
+        (&[twice(1, true), twice(2, true)], 0),
+        (&[other.to_owned(), first, twice(1, true), twice(2, false)], 2),
+        (&[r#"{"id": 9, "updated_at": "2026-01-01T00:00:00Z", "status": "x", "created_at": "2025-01-01T00:00:00Z"}"#.to_owned()], 0),
+    ];
+    for (records, rejected) in cases {
+        let records = records.join(", ");
+        let turned = Arc::new(AtomicBool::new(false));
+        let flag = turned.clone();
+        let api = FakeApi::start(move |request| match flag.load(Ordering::SeqCst) {
+            _ if request.path == "/shops" => Reply::json_text(r#"[{"name": "north"}]"#),
+            false => Reply::json_text(format!("[{records}]")),
+            true => Reply::json_text(format!("[{}, {}]", twice(2, true), twice(1, false))),
+        })
+        .await;
+        let yaml = format!(
+            "title: Shop\nbase_url: {}\nstreams:\n  shops:\n  items: {STREAM}\n",
+            api.url()
+        );
+        let bench = Bench::with("shop", &yaml);
+        let destination = ["sqlite:drawoff.db", "parquet:out"];
+        for to in destination {
+            turned.store(false, Ordering::SeqCst);
+            let args = [RUN[0], RUN[1], "--destination", to];
+            bench.run(&args).await.exits(0);
+            turned.store(true, Ordering::SeqCst);
+            bench.run(&args).await.exits(0);
+            let mut rows = match to {
+                "parquet:out" => parquet(&bench.path("out"), "items"),
+                _ => sqlite(&bench.path("drawoff.db"), "items"),
+            };
+            rows.retain(|r| r["id"] != 9);
+            rows.sort_by_key(|r| r["id"].as_i64());
+            assert_eq!(rows.len(), 2, "{to}: {rows:?}");
+            for (row, id) in rows.iter().zip(1..) {
+                assert_eq!(row["id"], id, "{row:?}");
+                let at = format!("2026-01-0{id}T00:00:00.000000Z");
+                assert_eq!(row["updated_at"], at, "{row:?}");
+                assert_eq!(row["created_at"], "2025-01-01T00:00:00.000000Z");
+                assert_eq!(
+                    (&row["status"], &row["shop"]),
+                    (&json!("open"), &json!("north"))
+                );
+                for (field, value) in [
+                    ("ID", json!("ext-A")),
+                    ("Updated_At", json!("n/a")),
+                    ("CREATED_AT", json!(7)),
+                ] {
+                    assert_eq!(row[&hashed(field)], value, "{row:?}");
+                }
+                assert!(!row[&hashed("Status")].is_null() && !row[&hashed("Shop")].is_null());
+            }
+        }
+        assert_eq!(rejects(&bench).len() as u64, rejected);
+        bench
+            .run(&["preview", "--source", "shop", "--stream", "items"])
+            .await
+            .exits(0)
+            .says("ID_");
+    }
 }
 
 #[tokio::test]

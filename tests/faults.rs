@@ -551,3 +551,59 @@ async fn an_append_does_not_take_the_last_record_again() {
         assert_eq!(found.len(), 30, "{destination}: {found:?}");
     }
 }
+
+#[tokio::test]
+async fn a_stream_that_merged_does_not_append_from_there() {
+    const APPENDED: &str =
+        "items: {primary_key: ~, incremental: {cursor: updated_at, since_param: since}}";
+    const MERGED: &str = "items: {incremental: {cursor: updated_at, since_param: since}}";
+    let shelf = Shelf::of(12);
+    let served = shelf.clone();
+    let api = FakeApi::start(move |request| served.serve(request)).await;
+    let bench = Bench::new();
+    bench.schema("shop", "items", &COLUMNS);
+    let becomes = |stream: &str| bench.connector("shop", &connector(&api.url(), &[stream]));
+    let ids = || numbers(&stored(&bench), "id");
+    let all = || numbers(&rows(&shelf.rows()), "id");
+    becomes(MERGED);
+    bench.run(&RUN).await.exits(0);
+    becomes(APPENDED);
+    shelf.change(|rows| rows.push(item(13, 13)));
+    for more in [None, Some("--dry-run")] {
+        let args: Vec<&str> = RUN.into_iter().chain(more).collect();
+        bench
+            .run(&args)
+            .await
+            .exits(2)
+            .says("stream `items` cannot append to table `items`, which it merged into")
+            .says("--full-refresh")
+            .says("`--since 2026-01-01T00:12:00Z`");
+        assert_eq!(ids(), (1..=12).collect::<Vec<_>>());
+    }
+    // With the key it goes on, and a full refresh makes a table that can be appended to.
+    becomes(MERGED);
+    bench.run(&RUN).await.exits(0);
+    assert_eq!(ids(), all());
+    becomes(APPENDED);
+    bench
+        .run(&[RUN[0], RUN[1], "--full-refresh"])
+        .await
+        .exits(0);
+    assert_eq!(ids(), all());
+    shelf.change(|rows| rows.push(item(14, 14)));
+    bench.run(&RUN).await.exits(0);
+    assert_eq!(ids(), all());
+
+    // Who says from where takes what is there again, once.
+    becomes(MERGED);
+    shelf.change(|rows| rows.push(item(15, 15)));
+    bench.run(&RUN).await.exits(0);
+    becomes(APPENDED);
+    let since = [RUN[0], RUN[1], "--since", "2026-01-01T00:15:00Z"];
+    bench.run(&since).await.exits(0);
+    shelf.change(|rows| rows.push(item(16, 16)));
+    bench.run(&RUN).await.exits(0);
+    let mut want = all();
+    want.insert(15, 15);
+    assert_eq!(ids(), want);
+}

@@ -1,6 +1,7 @@
 //! `soft_delete` and `scd2` through the program itself: what a run that lists everything says of rows that it
 //! does not list, and what a run that does not must never say.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -110,6 +111,32 @@ async fn a_whole_listing_marks_what_it_lacks() {
     shelf.change(|rows| *rows = all);
     bench.run(&RUN).await.exits(0);
     assert!(with(&items(&bench), "_deleted_at").is_empty());
+}
+
+#[tokio::test]
+async fn without_soft_delete_a_row_that_is_listed_again_has_no_mark() {
+    let Shop {
+        shelf, bench, _api, ..
+    } = shop(4, "items: {table: {soft_delete: true}}").await;
+    let folder = format!("parquet:{}", bench.path("lake").display());
+    let to_files = [RUN[0], RUN[1], "--destination", &folder];
+    let both = async || {
+        bench.run(&RUN).await.exits(0);
+        bench.run(&to_files).await.exits(0);
+    };
+    both().await;
+    let all = shelf.rows();
+    shelf.change(|rows| rows.truncate(2));
+    both().await;
+    assert_eq!(with(&items(&bench), "_deleted_at"), [3, 4]);
+
+    bench.connector("shop", &connector(&_api.url(), &["items:"]));
+    shelf.change(|rows| *rows = all[..3].to_vec());
+    both().await;
+    assert_eq!(with(&items(&bench), "_deleted_at"), [4]);
+    let files = parquet(&bench.path("lake"), "items");
+    assert_eq!(with(&files, "_deleted_at"), [4]);
+    assert_eq!(files.len(), 4);
 }
 
 #[tokio::test]
@@ -225,6 +252,124 @@ async fn history_is_kept_by_every_run() {
         versions(&bench, 1),
         shown(&[("item 1", true), ("item 1", false)])
     );
+}
+
+#[tokio::test]
+async fn history_shows_one_listing_or_the_next_as_of_any_time() {
+    let Shop {
+        shelf, bench, _api, ..
+    } = shop(25, "items: {table: {disposition: scd2}}").await;
+    let listed = || -> BTreeSet<String> {
+        let rows = shelf.rows();
+        rows.iter()
+            .map(|r| r["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let mut listings = vec![BTreeSet::new(), listed()];
+    bench.run(&RUN).await.exits(0);
+    // On each of three pages something changes; something is gone, and something is new at the end.
+    shelf.change(|rows| {
+        for at in [0, 12, 23] {
+            rows[at]["name"] = json!(format!("renamed {at}"));
+        }
+        rows.retain(|r| r["id"] != 5);
+        rows.push(item(26, 500));
+    });
+    listings.push(listed());
+    bench.run(&RUN).await.exits(0);
+
+    let rows = items(&bench);
+    let text = |row: &Row, column: &str| row[column].as_str().unwrap_or("~").to_owned();
+    let times: BTreeSet<String> = rows
+        .iter()
+        .flat_map(|r| {
+            [
+                text(r, "_valid_from"),
+                text(r, "_valid_to"),
+                text(r, "_extracted_at"),
+            ]
+        })
+        .collect();
+    let mut seen: Vec<BTreeSet<String>> = Vec::new();
+    for time in times.iter().filter(|t| *t != "~") {
+        let holds = |r: &&Row| text(r, "_valid_from") <= *time && *time < text(r, "_valid_to");
+        let shown = rows.iter().filter(holds).map(|r| text(r, "name")).collect();
+        if seen.last() != Some(&shown) {
+            seen.push(shown);
+        }
+    }
+    assert_eq!(seen, listings);
+    // It is the time at which the last page was received.
+    let last = rows.iter().find(|r| r["id"] == 26).unwrap();
+    assert_eq!(last["_valid_from"], last["_extracted_at"]);
+    let gone = rows.iter().find(|r| r["id"] == 5).unwrap();
+    assert_eq!(gone["_valid_to"], last["_extracted_at"]);
+}
+
+#[tokio::test]
+async fn a_table_with_history_is_not_merged_into() {
+    let stream = "items: {table: {disposition: scd2}}";
+    let Shop {
+        shelf, bench, _api, ..
+    } = shop(3, stream).await;
+    bench.run(&RUN).await.exits(0);
+    shelf.change(|rows| rows[0]["name"] = json!("renamed"));
+    bench.run(&RUN).await.exits(0);
+    let before = items(&bench);
+    assert_eq!(before.len(), 4);
+
+    shelf.change(|rows| rows[0]["name"] = json!("renamed again"));
+    for other in [
+        "items:",
+        "items: {table: {soft_delete: true}}",
+        "items: {primary_key: [], table: {disposition: replace}}",
+        "items: {primary_key: [], incremental: {cursor: updated_at, since_param: since}}",
+    ] {
+        bench.connector("shop", &connector(&_api.url(), &[other]));
+        for more in [None, Some("--full-refresh"), Some("--dry-run")] {
+            let args: Vec<&str> = RUN.into_iter().chain(more).collect();
+            bench
+                .run(&args)
+                .await
+                .exits(1)
+                .says("table `items` keeps history")
+                .says("disposition: scd2");
+        }
+        assert_eq!(items(&bench), before, "{other}");
+    }
+    // History goes on where it was, and so does a stream that has another table.
+    bench.connector("shop", &connector(&_api.url(), &[stream]));
+    bench.run(&RUN).await.exits(0);
+    assert_eq!(
+        versions(&bench, 1),
+        shown(&[
+            ("item 1", true),
+            ("renamed", true),
+            ("renamed again", false)
+        ])
+    );
+    let other = "items: {table: {name: present}}";
+    bench.connector("shop", &connector(&_api.url(), &[other]));
+    bench.run(&RUN).await.exits(0);
+    assert_eq!(sqlite(&bench.path("drawoff.db"), "present").len(), 3);
+
+    // And who gives the history up as the error says is left with what is current.
+    rusqlite::Connection::open(bench.path("drawoff.db"))
+        .unwrap()
+        .execute_batch(
+            "DELETE FROM items WHERE _valid_to IS NOT NULL;
+             DROP INDEX items__key;
+             ALTER TABLE items DROP COLUMN _valid_from;
+             ALTER TABLE items DROP COLUMN _valid_to;
+             ALTER TABLE items DROP COLUMN _row_hash;",
+        )
+        .unwrap();
+    shelf.change(|rows| rows[1]["name"] = json!("renamed"));
+    bench.connector("shop", &connector(&_api.url(), &["items:"]));
+    bench.run(&RUN).await.exits(0);
+    let names: Vec<Value> = items(&bench).iter().map(|r| r["name"].clone()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert!(names.contains(&json!("renamed")) && names.contains(&json!("renamed again")));
 }
 
 /// Streams of which a run lists everything, with what such a run is told beside the source.

@@ -16,7 +16,7 @@ use crate::support::clock::NotingClock;
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::fake_api::{FakeApi, Received, Reply};
 use crate::support::faults::{Fault, RestProxy};
-use crate::support::shop::{COLUMNS, Shelf, connector, item, rows};
+use crate::support::shop::{COLUMNS, Shelf, connector, item, rows, time};
 use crate::support::tables::{Row, parquet, sqlite};
 
 /// A place for rows of one test, and how they are read by others.
@@ -408,6 +408,41 @@ async fn tables_may_do_without_our_columns() {
                 .exits(0);
             bench.run(&["check", "--source", "shop"]).await.exits(0);
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_updated_without_our_columns_say_nothing_of_an_older_run() {
+    let incremental = "incremental: {cursor: updated_at, since_param: since}";
+    for place in Place::all("bare_later").await {
+        let shelf = Shelf::of(12);
+        let served = shelf.clone();
+        let api = FakeApi::start(move |request| served.serve(request)).await;
+        let bench = bench(&api, incremental);
+        let name = place.name();
+        let args = ["--source", "shop", "--destination", &name];
+        bench.run(&args).await.exits(0);
+        let bare = format!("items: {{{incremental}, table: {{audit_columns: false}}}}");
+        bench.connector("shop", &connector(&api.url(), &[&bare]));
+        shelf.change(|rows| {
+            rows[2]["name"] = json!("renamed");
+            rows[2]["updated_at"] = json!(time(100));
+            rows.push(item(13, 101));
+        });
+        bench.run(&args).await.exits(0);
+        // The twelfth was at the cursor and is listed again.
+        let mut empty: Vec<i64> = Vec::new();
+        for row in place.read(&bench, "items") {
+            assert_eq!(row["_run_id"].is_null(), row["_extracted_at"].is_null());
+            if row["_run_id"].is_null() {
+                empty.push(row["id"].as_i64().unwrap());
+            }
+        }
+        empty.sort_unstable();
+        assert_eq!(empty, [3, 12, 13], "{name}");
+        let mut items = place.items(&bench);
+        items.sort();
+        assert_eq!(items, expected(&shelf), "{name}");
     }
 }
 

@@ -95,6 +95,7 @@ impl OpenSource {
         records: u64,
     ) -> Result<News> {
         let mut decoder = Decoder::new(table);
+        decoder.go_by(contract::spoken(stream));
         decoder.watch();
         for own in table.columns.iter().filter(|c| column::is_own(&c.name)) {
             let text = match own.kind {
@@ -194,11 +195,12 @@ impl App {
                         rejects: Vec::new(),
                     });
                 }
-                sample.schema(&contract::needed(stream))
+                sample.schema(&contract::spoken(stream))
             }
         };
         let spec = table::spec(stream, columns)?;
         let mut decoder = Decoder::new(&spec.schema);
+        decoder.go_by(contract::spoken(stream));
         let stamped = !stream.table.bare;
         if stamped {
             decoder.set_constant(table::RUN_ID, "preview")?;
@@ -282,7 +284,7 @@ impl App {
         let found = source.stream(stream)?;
         let sample = source.sample(found, &self.call(), pages, u64::MAX).await?;
         source.settle().await?;
-        let mut schema = sample.schema(&contract::needed(found));
+        let mut schema = sample.schema(&contract::spoken(found));
         schema
             .columns
             .retain(|c| c.name != crate::schema::decode::EXTRA_COLUMN);
@@ -376,11 +378,12 @@ impl App {
                 if sample.records() == 0 {
                     return Ok("0 records in the first page".to_owned());
                 }
-                sample.schema(&contract::needed(stream))
+                sample.schema(&contract::spoken(stream))
             }
         };
         let spec = table::spec(stream, columns)?;
         let mut decoder = Decoder::new(&spec.schema);
+        decoder.go_by(contract::spoken(stream));
         if !stream.table.bare {
             decoder.set_constant(table::RUN_ID, "check")?;
             decoder.set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;

@@ -23,7 +23,7 @@ use crate::pipeline::plan::Wish;
 use crate::pipeline::report::{Observer, Outcome, Phase, RunReport, StreamReport};
 use crate::pipeline::slice::{SliceContext, SliceWriter};
 use crate::pipeline::stage::Budget;
-use crate::pipeline::stream::{StreamRun, cursor_of};
+use crate::pipeline::stream::{StreamRun, check_seam, cursor_of};
 use crate::pipeline::table;
 use crate::schema::TableSchema;
 use crate::schema::grow::grow;
@@ -351,6 +351,9 @@ impl Run {
             .unwrap_or_default();
         found.cursor_before = published.newest();
         found.cursor_after = published.newest();
+        if !self.options.full_refresh && since.is_none() {
+            check_seam(stream, &published, kind)?;
+        }
         if self.options.dry_run {
             found.plan = Some(self.destination.plan(&spec).await.map_err(|e| {
                 e.context(format!(
@@ -383,6 +386,7 @@ impl Run {
             budget: self.budget.clone(),
             meter: meter.clone(),
             contract,
+            spoken: contract::spoken(stream),
             cursor: column,
             appends: stream.table.disposition == Disposition::Append,
             streams: self.streams,
@@ -497,7 +501,7 @@ impl Run {
                 .sample(stream, call, SAMPLE_PAGES, SAMPLE_RECORDS)
                 .await?;
             return Ok((sample.records() > 0)
-                .then(|| contract::inferred(sample.schema(&contract::needed(stream)), contract)));
+                .then(|| contract::inferred(sample.schema(&contract::spoken(stream)), contract)));
         };
         if contract != Contract::Evolve || stream.schema.is_some() {
             return Ok(Some(columns));
@@ -507,7 +511,8 @@ impl Run {
             .source
             .news(stream, call, &table.schema, SAMPLE_PAGES, SAMPLE_RECORDS)
             .await?;
-        let mut columns = grow(&table.schema, &news, &contract::rules(&table));
+        let rules = contract::rules(&table, &contract::spoken(stream));
+        let mut columns = grow(&table.schema, &news, &rules);
         columns.columns.retain(|c| !column::is_own(&c.name));
         Ok(Some(columns))
     }

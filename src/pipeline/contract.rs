@@ -7,7 +7,8 @@ use crate::schema::decode::{Decoder, EXTRA_COLUMN};
 use crate::schema::evolution::{adopt, type_of};
 use crate::schema::grow::Rules;
 use crate::schema::landing::{Contract, column};
-use crate::schema::{TableSchema, infer, name};
+use crate::schema::name::{self, Spoken};
+use crate::schema::{TableSchema, infer};
 
 /// The stream's contract: by default, columns that somebody has written down stay as they are, and
 /// inferred ones evolve.
@@ -56,24 +57,29 @@ fn settle_extra(columns: &mut TableSchema, contract: Contract, declared: bool) {
     }
 }
 
-/// Names of columns that the table must have, however many fields the records have.
-pub fn needed(stream: &Stream) -> Vec<String> {
-    let mut needed = stream.primary_key.clone();
+/// Names of columns that the connector has written down: the table must have them, however many fields the
+/// records have, and they are those of the fields that are spelled so.
+pub fn spoken(stream: &Stream) -> Spoken {
+    let declared = stream.schema.iter().flat_map(|s| &s.columns);
+    let mut names: Vec<String> = declared.map(|c| c.name.clone()).collect();
+    names.extend(stream.primary_key.iter().cloned());
     if let Some(CursorField::Own(cursor)) = stream.incremental.as_ref().map(|i| &i.cursor) {
-        needed.extend(cursor.split('.').next().map(str::to_owned));
+        names.push(cursor.clone());
     }
-    needed.extend(stream.table.partition.as_ref().map(|p| p.column.clone()));
-    needed.extend(stream.table.cluster_by.iter().cloned());
-    needed
+    names.extend(stream.table.partition.as_ref().map(|p| p.column.clone()));
+    names.extend(stream.table.cluster_by.iter().cloned());
+    let given = stream.add_columns.iter().map(|(name, _)| name.clone());
+    Spoken::new(names, given.collect())
 }
 
 /// What stays as it is in an evolving table: what rows are found, ordered and stored by.
-pub fn rules(table: &TableSpec) -> Rules {
+pub fn rules(table: &TableSpec, spoken: &Spoken) -> Rules {
     let mut fixed = table.primary_key.clone();
     fixed.extend(table.cursor.clone());
     fixed.extend(table.partition.as_ref().map(|p| p.column.clone()));
     fixed.extend(column::ALL.map(str::to_owned));
     Rules {
+        spoken: spoken.clone(),
         fixed,
         clustered: table.cluster_by.clone(),
         no_wider: table.write_method.is_direct(),

@@ -26,6 +26,7 @@ use crate::destination::{Absent, BatchKind, Destination, Disposition, TableSpec}
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::decode::Decoder;
 use crate::schema::landing::{Contract, column};
+use crate::schema::name::Spoken;
 use crate::source::records::{Layout, Walked};
 use crate::state::CheckpointKey;
 use crate::telemetry::Meter;
@@ -95,6 +96,8 @@ pub struct SliceContext {
     pub meter: Arc<Meter>,
     /// What becomes of what the table's columns do not hold.
     pub contract: Contract,
+    /// Names of columns that the connector has written down.
+    pub spoken: Spoken,
     /// The cursor's column, when rows have one.
     pub cursor: Option<CursorColumn>,
     /// Rows are added to those that are there, so none may come twice.
@@ -110,6 +113,7 @@ impl SliceWriter {
     /// [`ErrorKind::Bug`] only.
     pub fn new(context: SliceContext) -> Result<Self> {
         let mut decoder = Decoder::new(&context.table.schema);
+        decoder.go_by(context.spoken);
         if matches!(context.contract, Contract::Evolve | Contract::Freeze) {
             decoder.watch();
         }
@@ -216,13 +220,12 @@ impl SliceWriter {
     /// # Errors
     /// A page that is not what the layout says, or not sorted; staging that failed.
     pub async fn page(&mut self, layout: &Layout, body: &[u8], sorted: bool) -> Result<Walked> {
+        let received = self.clock.now().to_string();
         if self.stamped {
-            self.decoder
-                .set_constant(table::EXTRACTED_AT, &self.clock.now().to_string())?;
+            self.decoder.set_constant(table::EXTRACTED_AT, &received)?;
         }
         if self.table.disposition == Disposition::Scd2 {
-            self.decoder
-                .set_constant(column::VALID_FROM, &self.clock.now().to_string())?;
+            self.decoder.set_constant(column::VALID_FROM, &received)?;
         }
         let held = self.held();
         let position = self.decoder.position();

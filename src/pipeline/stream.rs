@@ -258,6 +258,7 @@ impl StreamRun {
         match self.writer.seam() {
             Some(marks) if !marks.is_empty() => {
                 self.checkpoint.seams.insert(key.to_owned(), marks);
+                self.checkpoint.seamless = false;
             }
             _ => {}
         }
@@ -281,7 +282,15 @@ impl StreamRun {
         let before = self.saved();
         if to > before {
             self.checkpoint.cursor = to.map(|c| c.to_string());
+            self.checkpoint.seamless = self.keeps_no_seam();
         }
+    }
+
+    /// Whether records may be at a cursor of the stream's own without a seam that says which.
+    fn keeps_no_seam(&self) -> bool {
+        let own = |i: &Incremental| matches!(i.cursor, CursorField::Own(_));
+        self.incremental().is_some_and(own)
+            && self.stream().table.disposition != Disposition::Append
     }
 
     /// One span of a stream without a parent; the highest cursor in it.
@@ -411,6 +420,35 @@ impl StreamRun {
         self.publish().await?;
         self.writer.evolve(true).await
     }
+}
+
+/// Whether a stream can go on from a checkpoint.
+///
+/// # Errors
+/// [`ErrorKind::Config`] for one that appends now and did not before: an API that includes its lower bound
+/// serves the records at the cursor again, and nothing says which of them the table has.
+pub fn check_seam(
+    stream: &Stream,
+    checkpoint: &Checkpoint,
+    kind: Option<CursorKind>,
+) -> Result<()> {
+    if stream.table.disposition != Disposition::Append || !checkpoint.seamless {
+        return Ok(());
+    }
+    let cursor = checkpoint.newest().unwrap_or_default();
+    let since = match kind {
+        Some(CursorKind::Time) => format!(
+            "; or, where records that are in the table twice do no harm, run once with `--since {cursor}`"
+        ),
+        _ => String::new(),
+    };
+    Err(Error::config(format!(
+        "stream `{}` cannot append to table `{}`, which it merged into or replaced before: which of the records at its cursor (`{cursor}`) the table has is not known, so that they could be added again",
+        stream.name, stream.table.name
+    ))
+    .hint(format!(
+        "put the `primary_key` (or `disposition: merge`) back; or run once with `--full-refresh`, which makes the table anew{since}"
+    )))
 }
 
 /// The cursor's column of a stream, and the kind of its values.

@@ -139,9 +139,9 @@ fn kept_columns(stream: &Stream) -> Vec<Column> {
         return vec![
             time(VALID_FROM)
                 .mode(Mode::Required)
-                .describe("When drawoff received this version of the record."),
+                .describe("Since when this version holds: when drawoff had received the slice that it came with."),
             time(VALID_TO).describe(
-                "When the next version was received, or the record was no longer listed; null for the current version.",
+                "Until when this version held: when drawoff had received the slice with the next one, or the listing that lacks the record; null for the current version.",
             ),
             Column::new(ROW_HASH, ColumnType::String)
                 .mode(Mode::Required)

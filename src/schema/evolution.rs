@@ -6,12 +6,17 @@
 //! - A type becomes wider in the ways that BigQuery knows, at the top level only: see [`wider`].
 //! - Columns that the wanted schema does not speak of stay. A REQUIRED one among them is an error,
 //!   unless it is the engine's own: then it is relaxed.
+//! - A table that keeps history stays one.
 
 use std::fmt;
 
 use super::landing::column as engine;
+use super::landing::column::{ROW_HASH, VALID_FROM, VALID_TO};
 use super::{Column, ColumnType, Mode, TableSchema};
 use crate::error::{Error, ErrorKind, Result};
+
+/// What a table with history has.
+const HISTORY: [&str; 3] = [VALID_FROM, VALID_TO, ROW_HASH];
 
 /// The table to be, and what makes it so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +114,9 @@ pub fn frozen(table: &str, changes: &[Change]) -> Error {
 /// [`ErrorKind::Schema`] naming the table and the first column that cannot be reconciled, with both
 /// shapes.
 pub fn reconcile(table: &str, existing: &TableSchema, wanted: &TableSchema) -> Result<Reconciled> {
+    if keeps_history(existing) && !keeps_history(wanted) {
+        return Err(historic(table));
+    }
     let mut columns = existing.columns.clone();
     let mut changes = Vec::new();
     merge(table, "", &mut columns, &wanted.columns, &mut changes)?;
@@ -116,6 +124,26 @@ pub fn reconcile(table: &str, existing: &TableSchema, wanted: &TableSchema) -> R
         schema: TableSchema { columns },
         changes,
     })
+}
+
+/// Whether the table has a row for each version of a record.
+fn keeps_history(schema: &TableSchema) -> bool {
+    HISTORY.iter().all(|own| schema.column(own).is_some())
+}
+
+/// The error of a table with history that a stream without wants. Merging would write over versions that
+/// have ended, and rows without a hash would be taken for changed ones when history is kept again.
+fn historic(table: &str) -> Error {
+    Error::new(
+        ErrorKind::Schema,
+        format!(
+            "table `{table}` keeps history (it has `{}`), and the stream no longer says `disposition: scd2`: it would write over versions that have ended",
+            HISTORY.join("`, `")
+        ),
+    )
+    .hint(format!(
+        "say `disposition: scd2` again; or give the stream another table (`table: {{name: …}}`) and run with `--full-refresh`; or give the history up: delete the versions that have ended (`{VALID_TO} IS NOT NULL`) and drop these columns, or drop the table and run with `--full-refresh`"
+    ))
 }
 
 fn merge(
@@ -458,6 +486,26 @@ mod tests {
             assert!(e.to_string().contains(part), "{e}");
             assert!(e.find_hint().is_some());
         }
+    }
+
+    #[test]
+    fn a_table_that_keeps_history_is_for_no_other_stream() {
+        let columns = |own: &[&str]| {
+            let names = ["id"].iter().chain(own);
+            schema(names.map(|n| Column::new(*n, ColumnType::String)).collect())
+        };
+        let e = reconcile("t", &columns(&HISTORY), &columns(&[])).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Schema);
+        let text = e.to_string();
+        assert!(text.starts_with("table `t` keeps history"), "{text}");
+        let hint = e.find_hint().unwrap();
+        for way in ["disposition: scd2", "another table", "drop"] {
+            assert!(hint.contains(way), "{hint}");
+        }
+        // One that begins to keep it, and goes on, is fine; so is one that has given it up.
+        reconcile("t", &columns(&[]), &columns(&HISTORY)).unwrap();
+        reconcile("t", &columns(&HISTORY), &columns(&HISTORY)).unwrap();
+        reconcile("t", &columns(&[]), &columns(&[])).unwrap();
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::decode::EXTRA_COLUMN;
+use super::name::Spoken;
 use super::shape::{Fields, Shape, column, columns_of};
 use super::{Column, ColumnType, Mode, TableSchema, landing, name, size};
 
@@ -52,6 +53,8 @@ pub struct Misfit {
 /// What may not change.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
+    /// Names that are written down.
+    pub spoken: Spoken,
     /// Columns that stay as they are: keys, cursor, partitioning, those of the engine.
     pub fixed: Vec<String>,
     /// Columns that must not become FLOAT64, because BigQuery does not cluster by it.
@@ -95,7 +98,7 @@ fn unplaced(fresh: &Fields, columns: &[Column], path: &str, found: &mut Vec<(Str
             (Some(record), Some(inner)) => {
                 unplaced(inner, &record.fields, &format!("{path}."), found);
             }
-            _ => found.extend(column(shape, 0).map(|column| (path, column))),
+            _ => found.extend(column(shape, &Spoken::default(), 0).map(|column| (path, column))),
         }
     }
 }
@@ -124,7 +127,7 @@ pub fn grow(schema: &TableSchema, news: &News, rules: &Rules) -> TableSchema {
             accommodate(&mut columns, column, *misfit, rules, &mut room);
         }
     }
-    add(&mut columns, &news.fresh, 0, &mut room);
+    add(&mut columns, &news.fresh, &rules.spoken, 0, &mut room);
     TableSchema { columns }
 }
 
@@ -155,7 +158,7 @@ fn relax(columns: &mut [Column], path: &[String]) {
 }
 
 /// Columns for fields that have none, at the end, and into the RECORDs that are there.
-fn add(columns: &mut Vec<Column>, fresh: &Fields, depth: usize, room: &mut usize) {
+fn add(columns: &mut Vec<Column>, fresh: &Fields, spoken: &Spoken, depth: usize, room: &mut usize) {
     for key in fresh.keys() {
         let inner = match fresh.get(key) {
             Some(Shape::Object(inner)) => inner,
@@ -170,7 +173,8 @@ fn add(columns: &mut Vec<Column>, fresh: &Fields, depth: usize, room: &mut usize
             .iter_mut()
             .find(|c| c.name == key && c.kind == ColumnType::Record)
         {
-            add(&mut record.fields, inner, depth + 1, room);
+            let spoken = spoken.within(&record.name);
+            add(&mut record.fields, inner, &spoken, depth + 1, room);
         }
     }
     let there: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
@@ -178,7 +182,7 @@ fn add(columns: &mut Vec<Column>, fresh: &Fields, depth: usize, room: &mut usize
         0 => [&there[..], &[SEQUENCE], &landing::column::ALL].concat(),
         _ => there,
     };
-    for column in columns_of(fresh, &there, depth) {
+    for column in columns_of(fresh, &there, spoken, depth) {
         let size = size(std::slice::from_ref(&column));
         if size <= *room {
             *room -= size;

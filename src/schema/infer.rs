@@ -7,6 +7,7 @@ use jiter::{Jiter, JiterError, Peek};
 
 use super::decode::EXTRA_COLUMN;
 use super::grow::{MOST_COLUMNS, SEQUENCE};
+use super::name::Spoken;
 use super::shape::{Fields, Shape, columns_of, shape};
 use super::{Column, ColumnType, TableSchema, size};
 
@@ -50,11 +51,11 @@ impl Inference {
     }
 
     /// The schema: a column for each field as they were met, up to [`MOST_COLUMNS`], then
-    /// [`EXTRA_COLUMN`]. Columns of the names `needed` are there in any case.
-    pub fn schema(&self, needed: &[String]) -> TableSchema {
+    /// [`EXTRA_COLUMN`]. Columns of the names `needed` are there in any case, and their fields' own.
+    pub fn schema(&self, needed: &Spoken) -> TableSchema {
         // A field with a name of ours goes into the extra column like any other without a column.
-        let mut columns = columns_of(&self.root, &[EXTRA_COLUMN, SEQUENCE], 0);
-        let is_needed = |c: &Column| needed.iter().any(|n| n.eq_ignore_ascii_case(&c.name));
+        let mut columns = columns_of(&self.root, &[EXTRA_COLUMN, SEQUENCE], needed, 0);
+        let is_needed = |c: &Column| needed.has(&c.name);
         let of = |c: &Column| size(std::slice::from_ref(c));
         let reserved: usize = columns.iter().filter(|c| is_needed(c)).map(of).sum();
         let mut room = MOST_COLUMNS.saturating_sub(reserved);
@@ -110,7 +111,7 @@ mod tests {
             r#"{"i": 2, "f": 1.5, "s": 7, "d": null, "t": "2026-01-01", "o": {"b": true}, "l": [], "m": "x", "mixed": 3,
                 "dt": "2026-01-01"}"#,
         ])
-        .schema(&[]);
+        .schema(&Spoken::default());
         assert_eq!(
             types(&schema),
             [
@@ -139,7 +140,7 @@ mod tests {
             r#"{{"id": 1, "_extra": 9, "l": [null, 1], "deep": {}}}"#,
             nested(100)
         );
-        let schema = infer(&[&deep]).schema(&[]);
+        let schema = infer(&[&deep]).schema(&Spoken::default());
         assert_eq!(
             types(&schema),
             ["id INT64", "l JSON", "deep JSON", "_extra JSON"]
@@ -156,8 +157,10 @@ mod tests {
 
     #[test]
     fn colliding_keys_get_a_column_each_in_any_order() {
-        let one = infer(&[r#"{"o": {"a.b": 1, "a_b": 2}, "ID": 1, "id": "x"}"#]).schema(&[]);
-        let two = infer(&[r#"{"id": "x", "ID": 1, "o": {"a_b": 2, "a.b": 1}}"#]).schema(&[]);
+        let one = infer(&[r#"{"o": {"a.b": 1, "a_b": 2}, "ID": 1, "id": "x"}"#])
+            .schema(&Spoken::default());
+        let two = infer(&[r#"{"id": "x", "ID": 1, "o": {"a_b": 2, "a.b": 1}}"#])
+            .schema(&Spoken::default());
         assert_eq!(
             types(&one),
             [
@@ -181,10 +184,11 @@ mod tests {
     #[test]
     fn more_fields_than_a_table_should_have_stay_in_one_column() {
         let fields: Vec<String> = (0..10_001).map(|n| format!("\"f{n}\": {n}")).collect();
-        let schema = infer(&[&format!("{{{}}}", fields.join(","))]).schema(&[]);
+        let schema = infer(&[&format!("{{{}}}", fields.join(","))]).schema(&Spoken::default());
         assert_eq!(schema.columns.len(), MOST_COLUMNS + 1);
         assert_eq!(schema.columns[MOST_COLUMNS].name, EXTRA_COLUMN);
-        let needed = infer(&[&format!("{{{}}}", fields.join(","))]).schema(&["F10000".to_owned()]);
+        let needed = infer(&[&format!("{{{}}}", fields.join(","))])
+            .schema(&Spoken::new(["F10000".to_owned()], Vec::new()));
         assert_eq!(needed.columns.len(), MOST_COLUMNS + 1);
         assert_eq!(needed.columns[MOST_COLUMNS - 1].name, "f10000");
     }

@@ -141,7 +141,8 @@ pub mod column {
     pub const SLICE_ID: &str = "_slice_id";
     /// When the source no longer had the row, in tables with soft deletes.
     pub const DELETED_AT: &str = "_deleted_at";
-    /// Since when a version holds, in tables with history.
+    /// Since when a version holds, in tables with history. Staged rows have the time at which their page
+    /// was received; in the table it is that of the last page of their slice.
     pub const VALID_FROM: &str = "_valid_from";
     /// Until when (exclusive) a version held; null for the current one.
     pub const VALID_TO: &str = "_valid_to";
@@ -158,6 +159,17 @@ pub mod column {
         VALID_TO,
         ROW_HASH,
     ];
+
+    /// Those that say something of a row as it was last written. A stream may stop to write them; then the
+    /// rows that it updates have nulls there, since what they said is no longer so.
+    pub const OF_LAST_WRITE: [&str; 4] = [EXTRACTED_AT, RUN_ID, SLICE_ID, DELETED_AT];
+
+    /// Whether the column says so.
+    pub fn is_of_last_write(name: &str) -> bool {
+        OF_LAST_WRITE
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(name))
+    }
 
     /// Whether the name is one of them.
     pub fn is_own(name: &str) -> bool {

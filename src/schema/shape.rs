@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use jiter::{Jiter, JiterError, Peek};
 
-use super::{Column, ColumnType, MAX_NESTING, Mode, name, value};
+use super::name::{self, Spoken};
+use super::{Column, ColumnType, MAX_NESTING, Mode, value};
 
 /// What is nested deeper than this becomes JSON, unread.
 const DEEPEST: usize = 64;
@@ -177,16 +178,22 @@ fn merge(a: Shape, b: Shape) -> Shape {
 }
 
 /// The columns for an object's fields, as they were first met; a field that shows only nulls has none.
-/// `there` are names of columns that the object has already.
-pub(super) fn columns_of(fields: &Fields, there: &[&str], depth: usize) -> Vec<Column> {
+/// `there` are names of columns that the object has already, `spoken` those that are written down.
+pub(super) fn columns_of(
+    fields: &Fields,
+    there: &[&str],
+    spoken: &Spoken,
+    depth: usize,
+) -> Vec<Column> {
     let shown = || {
-        fields
-            .keys()
-            .filter_map(|key| Some((key, column(fields.get(key)?, depth)?)))
+        fields.keys().filter_map(|key| {
+            let inside = spoken.within(&name::normalize(key));
+            Some((key, column(fields.get(key)?, &inside, depth)?))
+        })
     };
     // A column that is there is its own key's; keys that only come to the same name get one beside it.
-    let keys = shown().map(|(key, _)| key).chain(there.iter().copied());
-    let places = name::assign(keys, there);
+    let keys = shown().map(|(key, _)| key).chain(spoken.keys_of(there));
+    let places = name::assign(keys, there, spoken);
     shown()
         .filter_map(|(key, column)| match places.get(key)? {
             name::Place::There(_) => None,
@@ -202,7 +209,8 @@ pub(super) fn columns_of(fields: &Fields, there: &[&str], depth: usize) -> Vec<C
 }
 
 /// The column that holds values of that shape, without a name yet; `None` while only nulls were met.
-pub(super) fn column(shape: &Shape, depth: usize) -> Option<Column> {
+/// `spoken`: names of columns inside of it that are written down.
+pub(super) fn column(shape: &Shape, spoken: &Spoken, depth: usize) -> Option<Column> {
     let scalar = |kind| Some(Column::new("", kind));
     match shape {
         Shape::Null => None,
@@ -215,14 +223,14 @@ pub(super) fn column(shape: &Shape, depth: usize) -> Option<Column> {
         Shape::Timestamp => scalar(ColumnType::Timestamp),
         Shape::Any => scalar(ColumnType::Json),
         Shape::Object(_) if depth >= MAX_NESTING => scalar(ColumnType::Json),
-        Shape::Object(fields) => match columns_of(fields, &[], depth + 1) {
+        Shape::Object(fields) => match columns_of(fields, &[], spoken, depth + 1) {
             columns if columns.is_empty() => scalar(ColumnType::Json),
             columns => Some(Column::new("", ColumnType::Record).fields(columns)),
         },
         Shape::List(item) => match &**item {
             Shape::Null => None,
             Shape::List(_) | Shape::Any => scalar(ColumnType::Json),
-            item => match column(item, depth)? {
+            item => match column(item, spoken, depth)? {
                 // A list of JSON values is itself one JSON value, nulls and all.
                 c if c.kind == ColumnType::Json => scalar(ColumnType::Json),
                 c => Some(c.mode(Mode::Repeated)),

@@ -68,6 +68,10 @@ pub struct Checkpoint {
     /// bound serves again, by the partition's key; the stream's own have none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub seams: BTreeMap<String, Vec<String>>,
+    /// The table was merged into or replaced, so that no seam says which of the records at the cursors it
+    /// has: a stream that appends cannot go on from here.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub seamless: bool,
     /// A pass over many partitions or windows that has published some of its slices but not all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pass: Option<Pass>,

@@ -860,6 +860,7 @@ pub async fn checkpoints_come_back(place: &dyn Place) {
         ]
         .into(),
         seams: [(String::new(), vec!["6f".to_owned(), "a1".to_owned()])].into(),
+        seamless: true,
         pass: Some(Pass {
             started: "2026-01-01T00:00:00.123456789Z".parse().unwrap(),
             parent_cursor: Some("x".into()),

@@ -6,7 +6,7 @@ use drawoff::destination::{
     Absent, BatchKind, Destination, Disposition, PartitionUnit, Partitioning, Published, TableSpec,
     rejects,
 };
-use drawoff::error::Result;
+use drawoff::error::{ErrorKind, Result};
 use drawoff::schema::decode::Reject;
 use drawoff::schema::{Column, ColumnType, Mode};
 use serde_json::{Value, json};
@@ -178,6 +178,21 @@ pub async fn rows_no_longer_listed_are_marked(place: &dyn Place) {
     land(&*to, &table, "s8", 7, &[]).await.unwrap();
     let left = read(place, &table, "_deleted_at").await;
     assert!(left.iter().all(|(.., gone)| *gone) && left.len() == 4);
+
+    // A stream that no longer marks anything takes the marks off the rows that it updates.
+    let mut plain = people(Disposition::Merge);
+    plain.partition.clone_from(&table.partition);
+    to.prepare(&plain).await.unwrap();
+    let listed = [person(3, "fourth", 3), person(5, "fourth", 3)];
+    land(&*to, &plain, "s9", 8, &[&listed]).await.unwrap();
+    let want = shown(&[
+        (1, "third", true),
+        (2, "back", true),
+        (3, "fourth", false),
+        (4, "first", true),
+        (5, "fourth", false),
+    ]);
+    assert_eq!(read(place, &table, "_deleted_at").await, want);
 }
 
 /// A version of a person, received on that day of March.
@@ -259,19 +274,25 @@ pub async fn history(place: &dyn Place) {
         absent: Absent::Close,
         ..table.clone()
     };
-    let all = [version(1, "a", 6), version(3, "e", 6)];
+    let all = [version(1, "a", 6), version(3, "e", 6), version(4, "f", 7)];
     land_with_a_reject(&*to, &whole, 4, &all[..1])
         .await
         .unwrap();
     expect(place, &table, &want).await;
     let published = land(&*to, &whole, "s6", 5, &[&all]).await.unwrap();
-    assert_eq!(published, counts(1, 1));
+    assert_eq!(published, counts(2, 1));
+    // At one moment, when its last page was received: what it changes, adds, and lacks.
+    want[2] = ended(want[2].clone(), 7);
+    want[3] = ended(want[3].clone(), 7);
+    want.extend([version(3, "e", 7), version(4, "f", 7)]);
+    expect(place, &table, &want).await;
     let open = async || {
         let rows = read(place, &table, "_valid_to").await;
         let open = rows.into_iter().filter(|(.., ended)| !ended);
         open.map(|(id, name, _)| (id, name)).collect::<Vec<_>>()
     };
-    assert_eq!(open().await, [(1, "a".to_owned()), (3, "e".to_owned())]);
+    let names = [(1, "a"), (3, "e"), (4, "f")].map(|(id, name)| (id, name.to_owned()));
+    assert_eq!(open().await, names);
     // And who comes back begins anew.
     let published = land(&*to, &whole, "s7", 6, &[&[version(2, "b", 9)]]).await;
     assert_eq!(published.unwrap(), counts(1, 0));
@@ -279,4 +300,19 @@ pub async fn history(place: &dyn Place) {
     let rows = read(place, &table, "_valid_to").await;
     let of = |id: i64| rows.iter().filter(|(i, ..)| *i == id).count();
     assert_eq!((of(1), of(2), of(3)), (3, 2, 2), "{rows:?}");
+
+    // A stream that keeps no history does not get at the table, by whatever disposition.
+    for disposition in [
+        Disposition::Merge,
+        Disposition::Append,
+        Disposition::Replace,
+    ] {
+        let planned = to.plan(&people(disposition)).await.unwrap_err();
+        let prepared = to.prepare(&people(disposition)).await.unwrap_err();
+        for error in [planned, prepared] {
+            assert_eq!(error.kind(), ErrorKind::Schema);
+            assert!(error.to_string().contains("keeps history"), "{error}");
+        }
+    }
+    assert_eq!(read(place, &table, "_valid_to").await, rows);
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::evolution::{self, Change};
+use crate::schema::landing::column;
 use crate::schema::{Column, ColumnType, Mode, TableSchema};
 
 /// Longest descriptions (BigQuery's quota page, 2026-08), in characters.
@@ -75,7 +76,8 @@ pub(super) fn from_resource(table: &str, resource: &Value) -> Result<TableSchema
     })
 }
 
-/// A table resource's columns that are wanted, as they are there.
+/// A table resource's columns that are wanted, as they are there, and those of the engine that a merge
+/// empties where they are not.
 ///
 /// # Errors
 /// As [`from_resource`].
@@ -84,7 +86,9 @@ pub(super) fn wanted(table: &str, resource: &Value, wanted: &[Column]) -> Result
     let there: Vec<Value> = fields
         .map_or(&[][..], Vec::as_slice)
         .iter()
-        .filter(|f| find(wanted, f).is_some())
+        .filter(|f| {
+            find(wanted, f).is_some() || f["name"].as_str().is_some_and(column::is_of_last_write)
+        })
         .cloned()
         .collect();
     from_fields(table, &there)

@@ -1,6 +1,9 @@
 //! Rows that are no longer what they were: versions of a row, and rows that the source has no longer.
+//!
+//! All that a slice begins and ends in a table with history does so at one moment, when its last page was
+//! received: who looks at the table as of any time sees all of a slice or nothing of it.
 
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
 
 use super::ddl::{list, quoted};
 use super::publish::winners;
@@ -18,6 +21,17 @@ fn same_key(table: &TableSpec) -> String {
         .map(|k| format!("new.{0} = old.{0}", quoted(k)))
         .collect();
     equal.join(" AND ")
+}
+
+/// The last moment of the staged rows; null where there are none.
+const MOMENT: &str = "(SELECT max(_valid_from) FROM staging.rows)";
+
+/// Has all staged rows begin at one moment.
+pub fn date(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(&format!(
+        "UPDATE staging.rows SET {} = {MOMENT}",
+        quoted(VALID_FROM)
+    ))
 }
 
 /// Ends current versions that staged rows differ from, and adds the staged rows that have no current
@@ -63,15 +77,16 @@ pub fn published(tx: &Transaction<'_>, table: &TableSpec, losers: u64) -> rusqli
     )
 }
 
-/// Gives the rows without an end whose key is not staged one.
+/// Gives the rows without an end whose key is not staged one: in a table with history the moment, where
+/// rows were received.
 pub fn close_unlisted(tx: &Transaction<'_>, table: &TableSpec) -> rusqlite::Result<()> {
-    let end = quoted(match table.disposition {
-        Disposition::Scd2 => VALID_TO,
-        _ => DELETED_AT,
-    });
+    let (end, at) = match table.disposition {
+        Disposition::Scd2 => (quoted(VALID_TO), format!("ifnull({MOMENT}, {NOW})")),
+        _ => (quoted(DELETED_AT), NOW.to_owned()),
+    };
     tx.execute(
         &format!(
-            "UPDATE main.{} AS old SET {end} = {NOW} WHERE old.{end} IS NULL
+            "UPDATE main.{} AS old SET {end} = {at} WHERE old.{end} IS NULL
              AND NOT EXISTS (SELECT 1 FROM staging.rows AS new WHERE {})",
             quoted(&table.name),
             same_key(table)

@@ -18,6 +18,7 @@ use crate::destination::{
     version_conflict,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::landing::column::is_of_last_write;
 use crate::state::CheckpointUpdate;
 
 pub struct SqliteSlice(Worker<Work>);
@@ -96,6 +97,9 @@ fn publish(mut work: Work, update: &CheckpointUpdate) -> Result<Published> {
         table.absent == Absent::Close && table.disposition.is_keyed() && staging.rejects == 0;
     if closes || table.disposition == Disposition::Scd2 {
         staging.index(table).map_err(fail)?;
+    }
+    if table.disposition == Disposition::Scd2 {
+        history::date(&staging.conn).map_err(fail)?;
     }
 
     let _turn = place
@@ -204,10 +208,15 @@ fn insert_rows(
     let winners = winners(losers);
     let conflict = match table.disposition {
         Disposition::Merge => {
+            let unspoken = there
+                .iter()
+                .filter(|n| is_of_last_write(n) && table.schema.column(n).is_none())
+                .map(|n| format!("{} = NULL", quoted(n)));
             let set: Vec<String> = names
                 .iter()
                 .filter(|n| !table.primary_key.iter().any(|k| k.eq_ignore_ascii_case(n)))
                 .map(|n| format!("{0} = excluded.{0}", quoted(n)))
+                .chain(unspoken)
                 .collect();
             let key = list(table.primary_key.iter().map(String::as_str));
             match set.is_empty() {

@@ -93,7 +93,11 @@ impl SliceWriter {
             return Ok(());
         }
         let news = self.decoder.news();
-        let schema = grow(&self.table.schema, &news, &contract::rules(&self.table));
+        let schema = grow(
+            &self.table.schema,
+            &news,
+            &contract::rules(&self.table, self.decoder.spoken()),
+        );
         if news.is_empty() || schema == self.table.schema {
             return Ok(());
         }

@@ -122,6 +122,7 @@ fn writer(to: &Counter) -> (SliceWriter, Arc<Meter>) {
         clock: SystemClock::shared(),
         budget: Budget::new(64 << 20),
         meter: meter.clone(),
+        spoken: Spoken::default(),
         cursor: Some(column),
         appends: true,
         streams: 1,

@@ -123,6 +123,7 @@ impl StreamRun {
             && let Some(reached) = reached
         {
             self.checkpoint.partitions.insert(key, reached.to_string());
+            self.checkpoint.seamless = self.keeps_no_seam();
         }
         let parent = partition.cursor.as_deref().and_then(|c| self.parse(c));
         let kind = self.cursor;

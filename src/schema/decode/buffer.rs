@@ -100,6 +100,15 @@ impl Buffer {
         }
     }
 
+    /// The same, to be told something.
+    pub(super) fn object_mut(&mut self) -> Option<&mut Object> {
+        match &mut self.values {
+            Values::Record(object, _) => Some(object),
+            Values::List(item, _) => item.object_mut(),
+            _ => None,
+        }
+    }
+
     /// See [`super::Decoder::watch`], of RECORDs.
     pub(super) fn watch(&mut self) {
         match &mut self.values {

@@ -20,6 +20,7 @@ use arrow_select::filter::filter_record_batch;
 use jiter::{Jiter, JiterError, Peek};
 
 use super::grow::News;
+use super::name::Spoken;
 use super::{Column, ColumnType, Mode, TableSchema, arrow_schema};
 use crate::error::{Error, ErrorKind, Result};
 use object::Object;
@@ -154,13 +155,24 @@ impl Decoder {
         self.root.news()
     }
 
-    /// A decoder for the table with other columns, that goes on as this one would: with its constants,
-    /// the columns that stay null, its floor, and the names of unknown fields. Only between batches.
+    /// Gives the columns of these names to the fields that are spelled so, from here on.
+    pub fn go_by(&mut self, spoken: Spoken) {
+        self.root.go_by(spoken);
+    }
+
+    /// What it was told by [`Self::go_by`].
+    pub fn spoken(&self) -> &Spoken {
+        self.root.spoken()
+    }
+
+    /// A decoder for the table with other columns, that goes on as this one would: by the same names, with its
+    /// constants, the columns that stay null, its floor, and the names of unknown fields. Only between batches.
     ///
     /// # Errors
     /// As [`Self::set_constant`].
     pub fn with_columns(&self, schema: &TableSchema) -> Result<Self> {
         let mut fresh = Self::new(schema);
+        fresh.go_by(self.root.spoken().clone());
         for (column, text) in self.root.constants() {
             fresh.set_constant(column, text)?;
         }

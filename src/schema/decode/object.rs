@@ -1,5 +1,6 @@
 //! The fields of a record, or of a RECORD inside one: which key goes to which column.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
@@ -11,7 +12,8 @@ use super::buffer::Buffer;
 use super::watch::Watch;
 use super::{Cell, Highest, MOST_UNKNOWN, Notes, Problem, fingerprint, is_extra};
 use crate::schema::grow::News;
-use crate::schema::{Column, Mode, landing, name};
+use crate::schema::name::{self, Spoken};
+use crate::schema::{Column, Mode, landing};
 
 /// Where a key's value goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub(super) struct Object {
     known: HashMap<Box<str>, usize>,
     /// Of columns that several keys were for: the key that has it.
     owners: HashMap<usize, Box<str>>,
+    /// Names that are written down.
+    spoken: Spoken,
     /// What is known of keys no longer holds.
     stale: bool,
     /// What is noted for [`News`], where somebody wants it.
@@ -93,6 +97,7 @@ impl Object {
             keys: vec![no_key()],
             known: HashMap::new(),
             owners: HashMap::new(),
+            spoken: Spoken::default(),
             stale: false,
             watch: None,
             rows: 0,
@@ -104,6 +109,22 @@ impl Object {
         let lanes = self.path.is_empty();
         self.watch = Some(Box::new(Watch::new(&self.names, &self.columns, lanes)));
         self.columns.iter_mut().for_each(Buffer::watch);
+    }
+
+    /// See [`super::Decoder::go_by`].
+    pub(super) fn go_by(&mut self, spoken: Spoken) {
+        for (name, column) in self.names.iter().zip(&mut self.columns) {
+            if let Some(object) = column.object_mut() {
+                object.go_by(spoken.within(name));
+            }
+        }
+        self.spoken = spoken;
+        self.forget();
+    }
+
+    /// Names that are written down.
+    pub(super) fn spoken(&self) -> &Spoken {
+        &self.spoken
     }
 
     pub(super) fn is_watched(&self) -> bool {
@@ -289,13 +310,11 @@ impl Object {
     /// key, twice in a record.
     fn contest(&mut self, i: usize) -> bool {
         let claims = self.keys.iter().filter(|k| k.slot == Slot::Column(i));
-        let rank = |key: &str| name::find(key, std::iter::once(self.names[i].as_str()));
         let best = claims.clone().map(|k| &*k.name).reduce(|a, b| {
-            let (own_a, own_b) = (rank(a), rank(b));
-            match (own_a.map(|f| f.1), own_b.map(|f| f.1)) {
-                (Some(name::Fit::Own), Some(name::Fit::Alike)) => a,
-                (Some(name::Fit::Alike), Some(name::Fit::Own)) => b,
-                _ => name::better(a, b),
+            match self.fit(a, i).cmp(&self.fit(b, i)) {
+                Ordering::Greater => a,
+                Ordering::Less => b,
+                Ordering::Equal => name::better(a, b),
             }
         });
         let Some(best) = best.filter(|_| claims.count() > 1) else {
@@ -431,13 +450,19 @@ impl Object {
                 NOBODYS
             }
         });
-        match name::find(key, names) {
+        match name::find(key, names, &self.spoken) {
             Some((i, fit)) if key != NOBODYS => match self.owners.get(&i) {
-                Some(owner) if fit == name::Fit::Alike && **owner != *key => Slot::Nowhere,
+                Some(owner) if **owner != *key && Some(fit) <= self.fit(owner, i) => Slot::Nowhere,
                 _ => Slot::Column(i),
             },
             _ => Slot::Nowhere,
         }
+    }
+
+    /// How well a key fits a column, were it the only one.
+    fn fit(&self, key: &str, i: usize) -> Option<name::Fit> {
+        let only = std::iter::once(self.names[i].as_str());
+        name::find(key, only, &self.spoken).map(|(_, fit)| fit)
     }
 
     /// See [`Buffer::highest`]; `path` begins at this object's fields.

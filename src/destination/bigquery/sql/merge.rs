@@ -1,6 +1,7 @@
 //! Merging: the staged rows' columns go into the rows with their keys, the rows of other keys are added.
 //!
-//! These are MERGE's semantics in two statements: columns that the schema lacks keep their values.
+//! These are MERGE's semantics in two statements: columns that the schema lacks keep their values, but for
+//! the engine's own that speak of a row as it was last written.
 //! Not MERGE itself, so that what runs is what is tested: the emulator cannot run MERGE inside a
 //! transaction. Both statements read only the partitions that the filter names; what they bill is what
 //! MERGE would.
@@ -16,6 +17,9 @@ pub(super) const OLD: &str = "_drawoff_old";
 /// Alias of the staged rows in a publish.
 pub(super) const NEW: &str = "_drawoff_new";
 
+/// When the statement runs.
+pub(super) const NOW: &str = "CURRENT_TIMESTAMP()";
+
 /// Merges the staged rows into the rows that pass `filter`, which has to let every row through that
 /// has a staged key, where it is before and where it goes. The table's RECORDs are `there`.
 pub(super) fn merge(
@@ -28,6 +32,10 @@ pub(super) fn merge(
     let key = &spec.primary_key;
     let columns = &spec.schema.columns;
     let is_key = |name: &str| key.iter().any(|k| k.eq_ignore_ascii_case(name));
+    let unspoken = there
+        .iter()
+        .filter(|c| column::is_of_last_write(&c.name) && records::find(columns, c).is_none())
+        .map(|c| assign(&c.name, "NULL"));
     let set: Vec<String> = columns
         .iter()
         .filter(|c| !is_key(&c.name))
@@ -37,6 +45,7 @@ pub(super) fn merge(
             let there = records::find(there, c).unwrap_or(c);
             assign(&c.name, &records::update(c, there, &new, &old))
         })
+        .chain(unspoken)
         .collect();
     let values = staged::values(columns, there, text);
     let unique = staged::unique(spec, Some(key), staged);
@@ -63,12 +72,12 @@ pub(super) fn mark_deleted(
     staged: Option<&str>,
     filter: Option<&str>,
 ) -> String {
-    close(column::DELETED_AT, spec, target, staged, filter)
+    close((column::DELETED_AT, NOW), spec, target, staged, filter)
 }
 
-/// Gives the rows without an end in that column one, now, unless their key is staged.
+/// Gives the rows without an end in that column this one, unless their key is staged.
 pub(super) fn close(
-    end: &str,
+    (end, at): (&str, &str),
     spec: &TableSpec,
     target: &str,
     staged: Option<&str>,
@@ -76,7 +85,7 @@ pub(super) fn close(
 ) -> String {
     format!(
         "UPDATE {target} AS {OLD} SET {}\nWHERE {};\n",
-        assign(end, "CURRENT_TIMESTAMP()"),
+        assign(end, at),
         also(&unlisted(end, &spec.primary_key, staged), filter)
     )
 }

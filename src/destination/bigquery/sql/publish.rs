@@ -79,6 +79,10 @@ pub(in super::super) fn publish(p: &Publish<'_>) -> String {
          DECLARE row_counts STRUCT<staged INT64, kept INT64> DEFAULT STRUCT(0, 0);\n",
     );
     if let Some(staged) = &staged {
+        if p.spec.disposition == Disposition::Scd2 {
+            sql.push_str(&history::declare());
+            sql.push_str(&history::find(staged));
+        }
         let from = match key {
             None => format!("SELECT AS STRUCT COUNT(*) AS staged, COUNT(*) AS kept FROM {staged}"),
             Some(key) => format!(

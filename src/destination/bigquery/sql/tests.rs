@@ -138,6 +138,39 @@ FROM `p`.`d`.`stage_r`;
 }
 
 #[test]
+fn what_only_the_table_says_of_a_row_is_null_where_it_is_updated() {
+    let spec = spec(Disposition::Merge);
+    let mut there = spec.schema.columns.clone();
+    let own = ["_extracted_at", "_run_id", "_slice_id", "_DELETED_AT"];
+    there.extend(own.map(|n| Column::new(n, ColumnType::String)));
+    there.push(Column::new("foreign", ColumnType::String));
+    let merged = |spec: &TableSpec| {
+        publish(&Publish {
+            there: &there,
+            ..about(spec, true, false)
+        })
+    };
+    let script = merged(&spec);
+    assert!(
+        script.contains(
+            "SET `updated_at` = _drawoff_new.`updated_at`, `_extracted_at` = NULL, `_run_id` = NULL, \
+             `_slice_id` = NULL, `_DELETED_AT` = NULL\nFROM"
+        ),
+        "{script}"
+    );
+    // Where the stream writes them, they are what it says.
+    let mut all = spec.clone();
+    all.schema.columns.clone_from(&there);
+    assert!(!merged(&all).contains("= NULL"));
+    // Rows that are only added say nothing anyway.
+    let added = TableSpec {
+        disposition: Disposition::Append,
+        ..spec.clone()
+    };
+    assert!(!merged(&added).contains("= NULL"));
+}
+
+#[test]
 fn merging_into_partitions_names_them_literally() {
     let spec = daily(spec(Disposition::Merge));
     let script = publish(&Publish {
@@ -258,21 +291,34 @@ fn history_ends_what_differs_and_adds_what_is_new() {
     assert_eq!(
         script,
         format!(
-            "{DECLARE}{COUNT}{CHECK}\
-UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_valid_to` = _drawoff_new.`_valid_from`
-FROM (SELECT `id`, `group`, `_valid_from`, `_row_hash`
+            "{DECLARE}\
+DECLARE _drawoff_moment TIMESTAMP DEFAULT NULL;
+SET _drawoff_moment = (SELECT MAX(`_valid_from`) FROM `p`.`d`.`stage`);
+{COUNT}{CHECK}\
+UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_valid_to` = _drawoff_moment
+FROM (SELECT `id`, `group`, `_row_hash`
 {UNIQUE}) AS _drawoff_new
 WHERE IFNULL(_drawoff_old.`_row_hash`, '') != _drawoff_new.`_row_hash` AND {current};
 SET row_counts = (SELECT AS STRUCT row_counts.staged AS staged, COUNT(*) AS kept
 {missing});
 INSERT INTO `p`.`d`.`tickets` ({columns})
-SELECT {columns}
+SELECT `id`, `group`, `updated_at`, _drawoff_moment AS `_valid_from`, `_valid_to`, `_row_hash`
 {missing};
-UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_valid_to` = CURRENT_TIMESTAMP()
+UPDATE `p`.`d`.`tickets` AS _drawoff_old SET `_valid_to` = _drawoff_moment
 WHERE _drawoff_old.`_valid_to` IS NULL AND NOT EXISTS (SELECT 1 FROM `p`.`d`.`stage` AS _drawoff_new WHERE {SAME_KEY});
 {CHECKPOINT}"
         )
     );
+    // Nothing was received that would say when.
+    let nothing = publish(&Publish {
+        closes: true,
+        ..about(&spec, false, false)
+    });
+    assert!(
+        nothing.contains("SET `_valid_to` = CURRENT_TIMESTAMP()\n"),
+        "{nothing}"
+    );
+    assert!(!nothing.contains("_drawoff_moment"), "{nothing}");
 }
 
 #[test]
