@@ -144,6 +144,19 @@ impl Google {
         &self.0.remote
     }
 
+    /// A question to the metadata server that is at `at`. It gives its tokens to whoever asks like this.
+    fn ask_metadata(
+        &self,
+        at: &Endpoint,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> reqwest::RequestBuilder {
+        let path = [&["computeMetadata", "v1"], path].concat();
+        self.http(at)
+            .get(at.url(&path, query))
+            .header("Metadata-Flavor", "Google")
+    }
+
     fn http(&self, endpoint: &Endpoint) -> &reqwest::Client {
         if endpoint.takes_credentials() {
             &self.0.remote

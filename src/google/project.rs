@@ -40,9 +40,7 @@ pub(super) async fn discover(google: &Google) -> Result<String> {
 async fn from_metadata(google: &Google) -> Option<String> {
     let metadata = google.settings().metadata.as_ref()?;
     let mut answer = google
-        .http(metadata)
-        .get(metadata.url(&["computeMetadata", "v1", "project", "project-id"], &[]))
-        .header("Metadata-Flavor", "Google")
+        .ask_metadata(metadata, &["project", "project-id"], &[])
         .timeout(PATIENCE)
         .send()
         .await

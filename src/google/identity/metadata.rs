@@ -39,23 +39,9 @@ impl Metadata {
     }
 
     async fn get(&self, what: &str, query: &[(&str, &str)]) -> Result<String, CredentialsError> {
-        let path = [
-            "computeMetadata",
-            "v1",
-            "instance",
-            "service-accounts",
-            "default",
-            what,
-        ];
-        let sent = self
-            .google
-            .http(&self.at)
-            .get(self.at.url(&path, query))
-            .header("Metadata-Flavor", "Google")
-            .timeout(PATIENCE)
-            .send()
-            .await;
-        body(sent).await
+        let path = ["instance", "service-accounts", "default", what];
+        let ask = self.google.ask_metadata(&self.at, &path, query);
+        body(ask.timeout(PATIENCE).send().await).await
     }
 }
 

@@ -127,21 +127,9 @@ async fn token_info(google: &Google, token: &str) -> Option<Value> {
 }
 
 async fn email(google: &Google, metadata: &Endpoint) -> Option<String> {
-    let path = [
-        "computeMetadata",
-        "v1",
-        "instance",
-        "service-accounts",
-        "default",
-        "email",
-    ];
-    let sent = google
-        .http(metadata)
-        .get(metadata.url(&path, &[]))
-        .header("Metadata-Flavor", "Google")
-        .timeout(PATIENCE)
-        .send()
-        .await;
+    let path = ["instance", "service-accounts", "default", "email"];
+    let ask = google.ask_metadata(metadata, &path, &[]);
+    let sent = ask.timeout(PATIENCE).send().await;
     let text = small_text(sent).await?.trim().to_owned();
     (text.contains('@') && text.len() < 300).then_some(text)
 }
