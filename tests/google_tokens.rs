@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::support::binary::{Bench, Ran};
 use crate::support::google::{
-    Answer, CLOUD_PLATFORM, Google, IAM, METADATA, Role, Subject, principal,
+    Answer, CLOUD_PLATFORM, Google, IAM, METADATA, OAUTH, Role, STS, Subject, principal,
 };
 use crate::support::tables;
 
@@ -368,6 +368,85 @@ async fn spy() -> (String, Arc<Mutex<String>>) {
         }
     });
     (url, heard)
+}
+
+#[tokio::test]
+async fn a_redirect_of_a_token_service_is_not_followed() {
+    for kind in [
+        "authorized_user",
+        "impersonated_service_account",
+        "external_account_authorized_user",
+    ] {
+        let google = Google::start().await;
+        let (bench, _) = with(&google, Bench::new(), kind);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let note = seen.clone();
+        google.site("evil.example", move |call| {
+            note.lock().unwrap().push(call.line());
+            Answer::json(&json!({}))
+        });
+        for host in [OAUTH, STS] {
+            let elsewhere = Answer::page(307, "").header("location", "https://evil.example/token");
+            google.refuse(host, "/", elsewhere);
+        }
+        let ran = bench.run(&["auth", "print-access-token"]).await.exits(1);
+        ran.complains("the token service sends elsewhere");
+        assert_eq!(*seen.lock().unwrap(), [] as [String; 0], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_subject_token_is_never_quoted() {
+    let google = Google::start().await;
+    let bench = Bench::new();
+    let subject = bench.path("subject").display().to_string();
+    let (mut file, _) = google.external_file("build", &Subject::File(subject.clone()), None);
+    file["credential_source"]["format"] =
+        json!({"type": "json", "subject_token_field_name": "access_token"});
+    bench.write("subject", r#"{"value": "canary-subject-token"}"#);
+    let bench = google.env(bench, &file);
+    for args in [
+        &["auth", "print-access-token", "-vv"][..],
+        &["auth", "whoami"],
+    ] {
+        let ran = bench.run(args).await.exits(1).complains(&subject);
+        assert!(!ran.all().contains("canary"), "{ran}");
+    }
+    std::fs::remove_file(&subject).unwrap();
+    let ran = bench.run(&["auth", "whoami"]).await.exits(1);
+    ran.complains(&subject).complains("No such file");
+
+    let told = format!("/bin/sh {}", bench.path("says.sh").display());
+    let (file, _) = google.external_file("build", &Subject::Executable(told), None);
+    bench.write("says.sh", "echo canary-of-a-program >&2; exit 3");
+    let bench = google
+        .env(bench, &file)
+        .env("GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES", "1");
+    let ran = bench.run(&["auth", "whoami", "-vv"]).await;
+    assert!(!ran.all().contains("canary"), "{ran}");
+    ran.complains("the program `/bin/sh`");
+}
+
+#[tokio::test]
+async fn files_that_no_credentials_are_in_are_left_alone() {
+    let google = Google::start().await;
+    let (bench, name) = with(&google, Bench::new(), "service_account");
+    let path = bench.path("credentials.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("\u{feff}{text}")).unwrap();
+    bench.run(&["auth", "whoami"]).await.exits(0).says(&name);
+    for (path, said) in [("/dev/zero", "it is no file"), ("/", "it is no file")] {
+        let bench = google
+            .bare_env(Bench::new())
+            .env("GOOGLE_APPLICATION_CREDENTIALS", path);
+        let ran = bench.run(&["auth", "whoami"]).await.exits(1);
+        ran.complains(said)
+            .complains("GOOGLE_APPLICATION_CREDENTIALS");
+    }
+    let ran = bench
+        .run(&["auth", "print-identity-token", "--audience", ""])
+        .await;
+    ran.exits(2);
 }
 
 #[tokio::test]

@@ -201,6 +201,57 @@ async fn guarded(google: &Google, api: &FakeApi, allowed: &str) -> (Bench, Serve
 }
 
 #[tokio::test]
+async fn callers_that_are_nobody_are_refused_before_it_serves() {
+    let api = FakeApi::start(|request| page(&three(), request)).await;
+    for (args, said) in [
+        (
+            &["--verify-callers"][..],
+            "needs `--audience` and `--allow-caller`",
+        ),
+        (
+            &[
+                "--verify-callers",
+                "--audience",
+                "",
+                "--allow-caller",
+                "a@b",
+            ],
+            "needs `--audience`",
+        ),
+        (
+            &[
+                "--verify-callers",
+                "--audience",
+                AUDIENCE,
+                "--allow-caller",
+                ",",
+            ],
+            "needs `--audience`",
+        ),
+        (
+            &[
+                "--verify-callers",
+                "--audience",
+                AUDIENCE,
+                "--allow-caller",
+                "nonsense",
+            ],
+            "`--allow-caller nonsense` is no e-mail address",
+        ),
+        (
+            &["--allow-caller", "a@b"],
+            "have no effect without `--verify-callers`",
+        ),
+    ] {
+        let ran = shop(&api).run(&[&["serve"], args].concat()).await;
+        ran.exits(2).complains(said);
+    }
+    let bench = shop(&api).env("DRAWOFF_VERIFY_CALLERS", "false");
+    let served = Served::start(&bench, &[]).await;
+    assert_eq!(served.get("/healthz").await.0, 200);
+}
+
+#[tokio::test]
 async fn callers_are_verified_by_signature_audience_issuer_expiry_and_name() {
     let google = Google::start().await;
     let scheduler = google.service_account("scheduler");
@@ -281,8 +332,13 @@ async fn googles_keys_are_kept_and_asked_for_again_when_they_rotate() {
     google.fail(CERTS, "/oauth2/v3/certs", 503, 1);
     let (_bench, served) = guarded(&google, &api, &scheduler).await;
     let first = format!("Bearer {}", google.id_token(&scheduler, AUDIENCE));
-    let (status, body) = served.run_as(&first).await;
-    assert_eq!(status, 503, "{body}");
+    // Nor do strangers make it ask again and again.
+    for _ in 0..5 {
+        let (status, body) = served.run_as(&first).await;
+        assert_eq!(status, 503, "{body}");
+    }
+    assert_eq!(google.calls_to(CERTS).len(), 1);
+    moment(Duration::from_millis(5_200)).await;
 
     for _ in 0..3 {
         let (status, body) = served.run_as(&first).await;

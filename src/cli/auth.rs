@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 use super::login::{LoginArgs, LogoutArgs};
@@ -29,6 +30,7 @@ pub struct AccessTokenArgs {
     /// What the token may be used for; with commas
     #[arg(
         long,
+        value_parser = NonEmptyStringValueParser::new(),
         value_name = "SCOPE",
         value_delimiter = ',',
         default_value = CLOUD_PLATFORM
@@ -51,7 +53,7 @@ pub struct WhoamiArgs {
 #[derive(Clone, Debug, Args)]
 pub struct IdentityTokenArgs {
     /// Whom it is for: the root URL of the service, or the client id of Identity-Aware Proxy
-    #[arg(long, value_name = "AUDIENCE")]
+    #[arg(long, value_name = "AUDIENCE", value_parser = NonEmptyStringValueParser::new())]
     pub audience: String,
 }
 

@@ -191,6 +191,7 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
             Ok(if usable { 0 } else { 2 })
         }
         Some(Command::Serve(args)) => {
+            let serve = args.options()?;
             let overrides = SourceOverrides {
                 project: args.project.clone(),
                 ..SourceOverrides::default()
@@ -203,7 +204,7 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
             let cancel = CancellationToken::new();
             // Whoever ends a server wants it gone.
             let watch = tokio::spawn(stop_when_asked(cancel.clone(), cancel.clone(), None));
-            let outcome = server::serve(Arc::new(app), args.options(), cancel).await;
+            let outcome = server::serve(Arc::new(app), serve, cancel).await;
             watch.abort();
             outcome.map(|()| 0)
         }

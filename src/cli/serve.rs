@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::args::span;
 use crate::config;
+use crate::error::{Error, Result};
 use crate::server::{Callers, ServeOptions};
 
 /// How to serve.
@@ -34,12 +35,7 @@ pub struct ServeArgs {
     pub answer_within: Duration,
     /// Take calls only with an ID token of Google's, for --audience, of an --allow-caller. For where
     /// the platform does not verify callers already
-    #[arg(
-        long,
-        env = "DRAWOFF_VERIFY_CALLERS",
-        requires_all = ["audiences", "allowed"],
-        help_heading = "Callers"
-    )]
+    #[arg(long, env = "DRAWOFF_VERIFY_CALLERS", help_heading = "Callers")]
     pub verify_callers: bool,
     /// What tokens must be for: this service's URL; may be repeated
     #[arg(
@@ -48,7 +44,6 @@ pub struct ServeArgs {
         value_name = "URL",
         value_delimiter = ',',
         env = "DRAWOFF_AUDIENCE",
-        requires = "verify_callers",
         help_heading = "Callers"
     )]
     pub audiences: Vec<String>,
@@ -59,7 +54,6 @@ pub struct ServeArgs {
         value_name = "ACCOUNT",
         value_delimiter = ',',
         env = "DRAWOFF_ALLOW_CALLER",
-        requires = "verify_callers",
         help_heading = "Callers"
     )]
     pub allowed: Vec<String>,
@@ -67,14 +61,42 @@ pub struct ServeArgs {
 
 impl ServeArgs {
     /// What the server needs.
-    pub fn options(&self) -> ServeOptions {
-        ServeOptions {
-            port: self.port,
-            callers: self.verify_callers.then(|| Callers {
-                audiences: self.audiences.clone(),
-                allowed: self.allowed.clone(),
-            }),
-            answer_within: self.answer_within,
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Config`] for callers that can be nobody, or whom nobody verifies.
+    pub fn options(&self) -> Result<ServeOptions> {
+        let said = |all: &[String]| -> Vec<String> {
+            let trimmed = all.iter().map(|text| text.trim().to_owned());
+            trimmed.filter(|text| !text.is_empty()).collect()
+        };
+        let (audiences, allowed) = (said(&self.audiences), said(&self.allowed));
+        let named = !audiences.is_empty() || !allowed.is_empty();
+        if !self.verify_callers && named {
+            return Err(Error::config(
+                "`--audience` and `--allow-caller` have no effect without `--verify-callers`",
+            )
+            .hint(
+                "say `--verify-callers`, or leave them out: whoever reaches the port may call then",
+            ));
         }
+        if self.verify_callers && (audiences.is_empty() || allowed.is_empty()) {
+            return Err(Error::config(
+                "`--verify-callers` needs `--audience` and `--allow-caller`",
+            )
+            .hint("`--audience` is this service's URL, `--allow-caller` the e-mail address of an account that may call"));
+        }
+        if let Some(nobody) = allowed.iter().find(|a| !a.contains('@')) {
+            return Err(Error::config(format!(
+                "`--allow-caller {nobody}` is no e-mail address of an account"
+            ))
+            .hint("write it like `name@project.iam.gserviceaccount.com`"));
+        }
+        Ok(ServeOptions {
+            port: self.port,
+            callers: self
+                .verify_callers
+                .then_some(Callers { audiences, allowed }),
+            answer_within: self.answer_within,
+        })
     }
 }

@@ -23,6 +23,8 @@ const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"
 const LEEWAY: Duration = Duration::from_secs(30);
 /// Keys are not asked for more often.
 const PAUSE: Duration = Duration::from_secs(60);
+/// Nor after a failure.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// How long keys are kept whose answer does not say.
 const KEPT: Duration = Duration::from_secs(3_600);
 /// How long keys are used at the most, when new ones cannot be had.
@@ -45,6 +47,7 @@ struct Keys {
     fetched: Option<Instant>,
     fresh_until: Option<Instant>,
     tried: Option<Instant>,
+    failed: Option<Instant>,
 }
 
 /// Who called.
@@ -154,7 +157,11 @@ impl Verifier {
         let now = Instant::now();
         let known = keys.set.as_ref().is_some_and(|s| s.find(kid).is_some());
         let fresh = keys.fresh_until.is_some_and(|until| now < until);
-        let may_ask = keys.tried.is_none_or(|at| now >= at + PAUSE);
+        let failed_now = keys.failed.is_some_and(|at| now < at + PAUSE_AFTER_FAILURE);
+        if !known && failed_now {
+            return Err(unavailable("that failed a moment ago"));
+        }
+        let may_ask = !failed_now && keys.tried.is_none_or(|at| now >= at + PAUSE);
         if !(known && fresh) && may_ask {
             keys.tried = Some(now);
             match self.fetch().await {
@@ -164,14 +171,16 @@ impl Verifier {
                         fetched: Some(now),
                         fresh_until: Some(now + life),
                         tried: keys.tried,
+                        failed: None,
                     };
                 }
                 // Those at hand are good for a while yet.
                 Err(e) if known && keys.fetched.is_some_and(|at| now < at + LONGEST_KEPT) => {
+                    (keys.tried, keys.failed) = (None, Some(now));
                     tracing::warn!("using Google's keys of before: {}", e.chain());
                 }
                 Err(e) => {
-                    keys.tried = None;
+                    (keys.tried, keys.failed) = (None, Some(now));
                     return Err(e);
                 }
             }
@@ -181,13 +190,7 @@ impl Verifier {
     }
 
     async fn fetch(&self) -> Result<(JwkSet, Duration)> {
-        let failed = |what: String| {
-            Error::new(
-                ErrorKind::Unavailable,
-                format!("could not get the keys of Google's ID tokens: {what}"),
-            )
-            .transient(true)
-        };
+        let failed = |what: String| unavailable(&what);
         let endpoint = self.google.settings().service("www");
         let mut answer = self
             .google
@@ -213,6 +216,14 @@ impl Verifier {
             .map_err(|_| failed("the answer is no set of keys".to_owned()))?;
         Ok((set, life))
     }
+}
+
+fn unavailable(why: &str) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("could not get the keys of Google's ID tokens: {why}"),
+    )
+    .transient(true)
 }
 
 fn max_age(header: &str) -> Option<Duration> {

@@ -41,6 +41,46 @@ pub(super) fn streams(reader: &mut Reader, drafts: &[Draft]) {
     }
 }
 
+/// Google's tokens go over https, and access tokens to Google's own hosts.
+pub(super) fn google(lower: &mut Lower<'_>, drafts: &[Draft]) {
+    for draft in drafts {
+        let stream = &draft.stream;
+        let access = match lower.auths.get(stream.auth) {
+            Some(Auth::GoogleAccessToken { .. }) => true,
+            Some(Auth::GoogleIdToken { .. }) => false,
+            _ => continue,
+        };
+        // With config values in it, it shows when the stream is read.
+        let Ok(url) = url::Url::parse(stream.base_url.as_str()) else {
+            continue;
+        };
+        let host = url.host_str().unwrap_or_default();
+        if host.contains(['{', '}']) || stream.base_url.as_str().contains("{{") {
+            continue;
+        }
+        if url.scheme() != "https" {
+            lower.reader.findings.error(
+                draft.at,
+                format!(
+                    "stream `{}` has a token of Google's, which goes over https only",
+                    stream.name
+                ),
+                "write the `base_url` with `https`".to_owned(),
+            );
+        } else if access && !host.ends_with(".googleapis.com") {
+            // In a sovereign cloud it may be; then the token goes there, and nowhere else.
+            lower.reader.findings.warning(
+                draft.at,
+                format!(
+                    "stream `{}` has an access token of Google's, and `{host}` is not Google's",
+                    stream.name
+                ),
+                "for a service of your own write `auth: {google: id_token}`".to_owned(),
+            );
+        }
+    }
+}
+
 /// Streams that share a session log in at the same place.
 pub(super) fn sessions(lower: &mut Lower<'_>, drafts: &[Draft]) {
     for (index, auth) in lower.auths.iter().enumerate() {

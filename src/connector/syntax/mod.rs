@@ -155,6 +155,7 @@ impl<'n> Lower<'n> {
         check::empty_replace(&mut self.reader, &drafts);
         fit::schemas(&mut self.reader, &drafts, schemas);
         check::sessions(self, &drafts);
+        check::google(self, &drafts);
         check::config(self, &drafts);
         let streams = check::ordered(&mut self.reader, drafts)
             .into_iter()

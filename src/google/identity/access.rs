@@ -2,15 +2,15 @@
 
 use google_cloud_auth::build_errors::Error as BuildError;
 use google_cloud_auth::credentials::{
-    Credentials, external_account, impersonated, service_account, user_account,
+    Credentials, external_account, impersonated, service_account,
 };
 use serde_json::Value;
 
 use super::file::Kind;
 use super::find::Found;
 use super::kept::Kept;
+use super::login::Login;
 use super::metadata::{Metadata, Wanted};
-use super::workforce::Workforce;
 use super::{CLOUD_PLATFORM, Impersonation, LOGIN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::Google;
@@ -90,24 +90,22 @@ pub(super) fn of_type(
                 service_account::AccessSpecifier::from_scopes(scopes.iter().cloned())
             )
         ),
-        Kind::AuthorizedUser => {
-            built!(user_account::Builder::new(json.clone()).with_scopes(scopes))
-        }
         Kind::ExternalAccount => {
             built!(external_account::Builder::new(json.clone()).with_scopes(scopes))
         }
-        Kind::ExternalAccountAuthorizedUser => {
+        Kind::AuthorizedUser | Kind::ExternalAccountAuthorizedUser => {
             let quota = quota.or_else(|| json["quota_project_id"].as_str());
             let universe = &google.settings().universe;
-            Ok(Kept::new(Workforce::new(google, json, scopes), quota, universe).into())
+            Ok(Kept::new(Login::new(google, kind, json, scopes), quota, universe).into())
         }
         Kind::ImpersonatedServiceAccount => {
             let source = &json["source_credentials"];
             match (Kind::of(source), account(json)) {
-                // The crate does not know them as a source.
-                (Some(Kind::ExternalAccountAuthorizedUser), Some(target)) => {
+                (
+                    Some(inner @ (Kind::AuthorizedUser | Kind::ExternalAccountAuthorizedUser)),
+                    Some(target),
+                ) => {
                     let wide = [CLOUD_PLATFORM.to_owned()];
-                    let inner = Kind::ExternalAccountAuthorizedUser;
                     let source = of_type(google, inner, source, &wide, None)?;
                     built!(
                         impersonated::Builder::from_source_credentials(source)

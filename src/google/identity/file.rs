@@ -99,12 +99,18 @@ const ADDRESSES: [&str; 6] = [
 /// # Errors
 /// [`ErrorKind::Auth`] naming the file and what is wrong with it; never what it holds.
 pub(super) fn parse(path: &Path, text: &str, settings: &GoogleSettings) -> Result<CredentialFile> {
+    let hint = match &settings.credentials_file {
+        Some(_) => {
+            "let `GOOGLE_APPLICATION_CREDENTIALS` name another file, or unset it and run `gcloud auth application-default login`"
+        }
+        None => LOGIN,
+    };
     let bad = |what: String| {
         Error::new(
             ErrorKind::Auth,
             format!("the credentials file `{}` {what}", path.display()),
         )
-        .hint(LOGIN)
+        .hint(hint)
     };
     // The parser's message could quote the file; only the position is safe to show.
     let json: Value = serde_json::from_str(text).map_err(|e| {
@@ -171,7 +177,7 @@ fn kind(json: &Value) -> Result<Kind, String> {
         ),
         (None, None | Some("")) => Err("has no `type`".to_owned()),
         // A type's name is at most this long; anything longer is something else in its place.
-        (None, Some(other)) if other.len() > 60 => Err(format!(
+        (None, Some(other)) if other.len() > 60 || other.contains(char::is_control) => Err(format!(
             "is of an unknown type; the known ones are {}",
             known()
         )),

@@ -2,6 +2,7 @@
 //! metadata server; the first that is there.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use super::LOGIN;
@@ -11,6 +12,8 @@ use crate::google::{Endpoint, Google};
 
 /// How long the metadata server may take to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Files with credentials have a few KB.
+const LARGEST_FILE: u64 = 1 << 20;
 /// Answers that may pass, of a server that is just starting.
 const PASSING: [u16; 5] = [408, 429, 500, 503, 504];
 /// Questions to a server that answers so, and the pause before each but the first.
@@ -58,7 +61,7 @@ impl Found {
 pub(in crate::google) fn file(google: &Google) -> Result<Option<CredentialFile>> {
     let settings = google.settings();
     if let Some(path) = &settings.credentials_file {
-        let text = std::fs::read_to_string(path).map_err(|e| {
+        let text = read(path).map_err(|e| {
             Error::new(
                 ErrorKind::Auth,
                 format!(
@@ -74,16 +77,35 @@ pub(in crate::google) fn file(google: &Google) -> Result<Option<CredentialFile>>
     let Some(path) = &settings.well_known_file else {
         return Ok(None);
     };
-    match std::fs::read_to_string(path) {
+    match read(path) {
         Ok(text) => file::parse(path, &text, settings).map(Some),
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(Error::new(
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::new(
             ErrorKind::Auth,
             format!("could not read the credentials file `{}`", path.display()),
         )
         .hint("let this user read it, or name another with `GOOGLE_APPLICATION_CREDENTIALS`")
         .source(e)),
-        Err(_) => Ok(None),
     }
+}
+
+/// The text of a file, if it is one and no larger than such files are. A device or a pipe would be
+/// read for ever.
+fn read(path: &Path) -> std::io::Result<String> {
+    let facts = std::fs::metadata(path)?;
+    let other = |what: &str| std::io::Error::other(what.to_owned());
+    if !facts.is_file() {
+        return Err(other("it is no file"));
+    }
+    if facts.len() > LARGEST_FILE {
+        return Err(other("it is far too large for a file with credentials"));
+    }
+    let text = std::fs::read_to_string(path)?;
+    // Some editors put a mark in front of UTF-8.
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    })
 }
 
 /// Looks for credentials.

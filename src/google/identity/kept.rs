@@ -72,6 +72,12 @@ impl<A: Ask> Kept<A> {
             return Ok(token.clone());
         }
         let granted = self.0.way.ask().await?;
+        if granted.token.trim().is_empty() {
+            return Err(CredentialsError::from_msg(
+                true,
+                "the token that came is empty",
+            ));
+        }
         redact::register(&granted.token);
         let margin = MARGIN.min(granted.life / 10);
         let token = Token {
@@ -128,6 +134,12 @@ pub(super) async fn body(
 ) -> Result<String, CredentialsError> {
     let transport = |e: reqwest::Error| CredentialsError::from_source(true, e.without_url());
     let mut answer = sent.map_err(transport)?;
+    if answer.status().is_redirection() {
+        return Err(CredentialsError::from_msg(
+            false,
+            "the token service sends elsewhere, and secrets are not sent after it",
+        ));
+    }
     let refused = answer.error_for_status_ref().err();
     let text = match read(&mut answer, SMALL).await {
         Ok(body) => String::from_utf8_lossy(&body).into_owned(),

@@ -10,10 +10,10 @@ mod file;
 mod find;
 mod id_token;
 mod kept;
+mod login;
 mod metadata;
 mod refusal;
 mod who;
-mod workforce;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -109,6 +109,19 @@ impl Identity {
         }
         let answer = answer?;
         match answer {
+            CacheableResource::New { data, .. }
+                if !data
+                    .get(AUTHORIZATION)
+                    .and_then(bearer)
+                    .is_some_and(|token| !token.trim().is_empty()) =>
+            {
+                self.access.lock().await.remove(scopes);
+                Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!("the access token for Google that came with {found} is empty"),
+                )
+                .transient(true))
+            }
             CacheableResource::New { mut data, .. } => {
                 for (name, value) in &mut data {
                     if name == AUTHORIZATION {

@@ -32,6 +32,9 @@ pub(super) fn explain(what: &str, found: &Found, google: &Google, e: &Credential
         said.words = "its `private_key` cannot be signed with".to_owned();
     }
     let mut text = format!("could not get {what} for Google with {found}");
+    if let Some(subject) = subject(found) {
+        text.push_str(&format!(", whose own token is to come from {subject}"));
+    }
     let target = google
         .settings()
         .impersonate
@@ -60,6 +63,22 @@ pub(super) fn explain(what: &str, found: &Found, google: &Google, e: &Credential
         .hint(hint(found, target.as_deref(), &said, transient))
 }
 
+/// Where an identity from elsewhere has its token.
+fn subject(found: &Found) -> Option<String> {
+    let Found::File(file) = found else {
+        return None;
+    };
+    let own = &file.json["credential_source"];
+    let nested = &file.json["source_credentials"]["credential_source"];
+    let source = if own.is_object() { own } else { nested };
+    let place = |key: &str| source[key].as_str().map(|place| format!("`{place}`"));
+    place("file").or_else(|| place("url")).or_else(|| {
+        let program = source["executable"]["command"].as_str()?;
+        let program = program.split_whitespace().next()?;
+        Some(format!("the program `{program}`"))
+    })
+}
+
 fn hint(found: &Found, target: Option<&str>, said: &Said, transient: bool) -> String {
     if transient {
         return "try again later".to_owned();
@@ -77,12 +96,22 @@ fn hint(found: &Found, target: Option<&str>, said: &Said, transient: bool) -> St
         return format!("is there a service account `{account}`?");
     }
     match found.kind() {
+        Some(Kind::AuthorizedUser | Kind::ExternalAccountAuthorizedUser)
+            if said.reason.is_empty() =>
+        {
+            "what answered is not Google's token service as it should be: is there a proxy in between?"
+                .to_owned()
+        }
         Some(Kind::AuthorizedUser | Kind::ExternalAccountAuthorizedUser) => {
             "the login has expired or was revoked: run `gcloud auth application-default login` again"
                 .to_owned()
         }
         Some(Kind::ServiceAccount) => {
             "the key may have been deleted or disabled, or this machine's clock is wrong: look with `gcloud iam service-accounts keys list`"
+                .to_owned()
+        }
+        Some(Kind::ExternalAccount) if said.reason.is_empty() => {
+            "look at where its own token is to come from, and at the format that `credential_source` says"
                 .to_owned()
         }
         Some(Kind::ExternalAccount) => {
@@ -93,6 +122,18 @@ fn hint(found: &Found, target: Option<&str>, said: &Said, transient: bool) -> St
         None => "attach a service account to this machine, job or service, with access to what was asked for"
             .to_owned(),
     }
+}
+
+/// The crate's words without what it quotes: a body or a program's output may hold a token, and no
+/// list of known secrets has that one.
+fn without_quotes(words: &str) -> String {
+    let quoted = ["body=<", "stderr=", "stdout=", "output="];
+    let end = quoted.iter().filter_map(|q| words.find(q)).min();
+    let own = &words[..end.unwrap_or(words.len())];
+    let own = own
+        .trim_end_matches(" and future attempts will not succeed")
+        .trim_end_matches(" but future attempts may succeed");
+    own.trim_end_matches([',', ' ', '(', ':']).to_owned()
 }
 
 impl Said {
@@ -117,7 +158,7 @@ impl Said {
         match body {
             Some(body) => said.read(&body),
             // The innermost cause says most: a refused connection, a missing file.
-            None => said.words = words.pop().unwrap_or_default(),
+            None => said.words = words.pop().map(|w| without_quotes(&w)).unwrap_or_default(),
         }
         said
     }
