@@ -283,7 +283,19 @@ async fn a_lost_answer_is_asked_for_again() {
             .contains("get a new one from the API, and store it in `file://"),
         "{ran}"
     );
+    let ran = ran
+        .says("probably spent by this program itself")
+        .says("`drawoff secrets set shop refresh`");
+    assert!(!ran.all().contains("somebody else"), "{ran}");
     assert!(!ran.all().contains("canary"), "{ran}");
+    // The next run cannot know: it names what may have been.
+    world
+        .bench
+        .run(&RUN)
+        .await
+        .exits(1)
+        .says("or by this program when the answer to an earlier run was lost")
+        .says("`drawoff secrets set shop refresh`");
 }
 
 #[tokio::test]
@@ -337,7 +349,9 @@ async fn a_place_that_cannot_be_written_costs_the_next_run_not_this_one() {
         .says("✓");
     assert!(!ran.all().contains("canary"), "{ran}");
     assert_eq!(sqlite(&bench.path("drawoff.db"), "items").len(), 95);
-    bench.run(&RUN).await.exits(1).says("`invalid_grant`");
+    let ran = bench.run(&RUN).await.exits(1).says("`invalid_grant`");
+    assert!(!ran.all().contains("store it in `env://"), "{ran}");
+    ran.says("set `DRAWOFF_SHOP_REFRESH` to it; if the API replaces it at each use, keep it in a place that can be written");
     for args in [
         vec!["check", "--source", "shop"],
         vec!["preview", "--source", "shop", "--stream", "items"],
