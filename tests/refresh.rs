@@ -591,10 +591,20 @@ async fn in_secret_manager_each_token_is_a_version_and_users_take_turns_by_a_lea
         "drawoff.yaml",
         "sources: {shop: {secrets: {refresh: \"gcp://proj/refresh@5\"}}}",
     );
-    bench
-        .run(&RUN)
-        .await
-        .exits(1)
-        .says("the one in `gcp://proj/refresh@5` is spent");
-    assert!(api.count() > 0);
+    let before = api.count();
+    for args in [
+        &RUN[..],
+        &["check", "--source", "shop"],
+        &["preview", "--source", "shop", "--stream", "items"],
+    ] {
+        bench
+            .run(args)
+            .await
+            .exits(2)
+            .complains("drawoff.yaml:1:")
+            .complains("`gcp://proj/refresh@5` names one version")
+            .complains("hint: leave the version out of the reference");
+    }
+    assert_eq!(api.count(), before, "no token is spent");
+    assert_versions(4);
 }

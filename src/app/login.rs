@@ -22,8 +22,8 @@ use crate::connector::template::Scope;
 use crate::connector::{Auth, AuthorizationCode, Grant, OAuth};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::HttpOptions;
-use crate::secrets::SecretRef;
 use crate::secrets::resolve::{SecretLookup, resolve};
+use crate::secrets::{SecretRef, SecretWriter as _};
 use crate::settings::{SourceConfig, Values};
 
 /// Longest that the exchange of a code takes.
@@ -84,6 +84,13 @@ impl App {
         let (oauth, login) = opened.authorization_code()?;
         let key = &login.refresh_token;
         let place = self.place_to_write(&opened.config, key)?;
+        // A login whose token cannot be stored is one for nothing.
+        self.secrets.writable(&place).await.map_err(|e| {
+            e.context(format!(
+                "the refresh token of source `{}` could not be stored, so nobody is asked to log in",
+                opened.config.name
+            ))
+        })?;
         let vault = TokenVault::new(self, &opened.config, key, place, true);
         let config = opened.lowering(self).login(oauth, login)?;
         let port = options.port.or(config.redirect_port).unwrap_or(0);

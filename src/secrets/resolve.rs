@@ -72,6 +72,10 @@ impl SecretWriter for Secrets {
         self.vault(reference)?.put(reference, value).await
     }
 
+    async fn writable(&self, reference: &SecretRef) -> Result<()> {
+        self.vault(reference)?.writable(reference).await
+    }
+
     async fn disable(&self, reference: &SecretRef, version: u64) -> Result<()> {
         self.vault(reference)?.disable(reference, version).await
     }
@@ -310,6 +314,10 @@ mod tests {
                 place: format!("Google's {reference}"),
                 version: Some(2),
             })
+        }
+
+        async fn writable(&self, _: &SecretRef) -> Result<()> {
+            Ok(())
         }
 
         async fn disable(&self, _: &SecretRef, _: u64) -> Result<()> {

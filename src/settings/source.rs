@@ -460,7 +460,7 @@ fn check_keys(settings: &Settings, entry: &SourceEntry, connector: &Connector) -
             return Err(unknown_key(&place, key, entry, &plain));
         }
     }
-    for (at, key, _) in &entry.secrets {
+    for (at, key, reference) in &entry.secrets {
         let place = entry.place(*at);
         if plain.contains(&key.as_str()) {
             return Err(Error::config(format!(
@@ -471,6 +471,14 @@ fn check_keys(settings: &Settings, entry: &SourceEntry, connector: &Connector) -
         }
         if !secret.contains(&key.as_str()) {
             return Err(unknown_key(&place, key, entry, &secret));
+        }
+        let is_refresh = |auth: &Auth| auth.refresh_key() == Some(key.as_str());
+        if reference.is_pinned() && connector.auths.iter().any(is_refresh) {
+            return Err(Error::config(format!(
+                "{place}`{key}` of source `{}` is a refresh token, which the API may replace at each use, and `{reference}` names one version",
+                entry.name
+            ))
+            .hint("leave the version out of the reference, so that it means the newest"));
         }
     }
     for (key, _) in &settings.set {

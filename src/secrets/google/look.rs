@@ -141,7 +141,7 @@ impl SecretManager {
 }
 
 /// Whether it is a permission that is missing, and not the service itself.
-fn is_denied(failure: &Failure) -> bool {
+pub(super) fn is_denied(failure: &Failure) -> bool {
     failure.status == Some(403)
         && matches!(
             failure.info["reason"].as_str(),
