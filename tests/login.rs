@@ -518,11 +518,40 @@ async fn a_place_in_secret_manager_is_looked_at_before_anybody_logs_in() {
     let mut login = seen.spawn(&LOGIN);
     page_to_open(&mut login).await;
     login.kill().await;
+    google.nothing_was_wrong();
     let adder = google.service_account("adder");
     let blind = google.env(bench_of(), &google.key_file(&adder));
     refer(&blind, "gcp://test-project/refresh");
     let mut login = blind.spawn(&LOGIN);
     page_to_open(&mut login).await;
     login.kill().await;
-    google.nothing_was_wrong();
+}
+
+#[tokio::test]
+async fn a_token_that_the_api_will_not_revoke_can_be_removed_all_the_same() {
+    let api = FakeApi::start(|_: &Received| {
+        let body = json!({"error": "unsupported_token_type", "error_description": "canary"});
+        Reply::json(&body).with_status(400)
+    })
+    .await;
+    let bench = bench(&api, &Places::at(&api), "");
+    let stored = bench.write(STORED, "canary-refresh");
+    let ran = bench
+        .run(&["auth", "logout", "--source", "shop"])
+        .await
+        .exits(1)
+        .complains("could not revoke the refresh token; it stays where it is")
+        .complains("answered 400 `unsupported_token_type`")
+        .complains("`drawoff auth logout --source shop --no-revoke` removes it here all the same");
+    assert!(!ran.all().contains("canary"), "{ran}");
+    assert!(stored.exists());
+    assert_eq!(api.count(), 1);
+    bench
+        .run(&["auth", "logout", "--source", "shop", "--no-revoke"])
+        .await
+        .exits(0)
+        .says("did not ask the API to revoke the token")
+        .says("removed `file://");
+    assert!(!stored.exists());
+    assert_eq!(api.count(), 1);
 }

@@ -45,6 +45,17 @@ pub struct LoginOptions {
     pub patience: Duration,
 }
 
+/// How to log out.
+#[derive(Clone, Debug)]
+pub struct LogoutOptions {
+    /// Source.
+    pub source: String,
+    /// A stream that uses the credentials, where the source has several logins.
+    pub stream: Option<String>,
+    /// Have the API revoke the token first, where the connector says how.
+    pub revoke: bool,
+}
+
 /// What is shown while a person logs in.
 #[derive(Clone, Copy, Debug)]
 pub enum LoginShown<'a> {
@@ -202,9 +213,12 @@ impl App {
     /// # Errors
     /// [`ErrorKind::Config`]: the source has no refresh token; the token could not be read, revoked or
     /// removed.
-    pub async fn logout(&self, source: &str, stream: Option<&str>) -> Result<Vec<String>> {
+    pub async fn logout(&self, options: &LogoutOptions) -> Result<Vec<String>> {
+        let source = options.source.as_str();
         let opened = self
-            .opened(source, stream, |auth| auth.refresh_key().is_some())
+            .opened(source, options.stream.as_deref(), |auth| {
+                auth.refresh_key().is_some()
+            })
             .await?;
         let auth = &opened.config.connector.auths[opened.index];
         let (Auth::OAuth(oauth), Some(key)) = (auth, auth.refresh_key()) else {
@@ -232,12 +246,22 @@ impl App {
         let done = async {
             let mut done = Vec::new();
             match revocation_url {
+                Some(_) if !options.revoke => done.push(
+                    "did not ask the API to revoke the token: it takes it until it is revoked there"
+                        .to_owned(),
+                ),
                 Some(url) => {
                     let token = vault.newest().await?.value;
                     revoke(client, url, &token, &opened.http, &context)
                         .await
                         .map_err(|e| {
+                            let hint = e.find_hint().map(|hint| format!("{hint}; "));
+                            let hint = format!(
+                                "{}`drawoff auth logout --source {source} --no-revoke` removes it here all the same; then revoke it at the API by hand",
+                                hint.unwrap_or_default()
+                            );
                             e.context("could not revoke the refresh token; it stays where it is")
+                                .hint(hint)
                         })?;
                     done.push("revoked the refresh token at the API".to_owned());
                 }

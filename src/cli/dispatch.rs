@@ -93,7 +93,7 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
         Some(Command::Auth(AuthCommand::Logout(args))) => {
             let destination = args.destination.as_deref();
             let app = app(args.overrides.settings(global, destination, None))?;
-            let done = app.logout(&args.source, args.stream.as_deref()).await?;
+            let done = app.logout(&args.options()).await?;
             print(&login::logged_out(&done, out))
         }
         Some(Command::Auth(command)) => {

@@ -355,12 +355,16 @@ impl Endpoint {
         if answer.status().is_success() {
             return Ok(());
         }
+        let body: Option<serde_json::Value> = serde_json::from_slice(answer.body()).ok();
+        let code = body.as_ref().and_then(|body| body["error"].as_str());
+        let code = code.and_then(answer::code).map(|code| format!(" `{code}`"));
         Err(Error::new(
             ErrorKind::Auth,
             format!(
-                "{} answered {}",
+                "{} answered {}{}",
                 self.name().replace("token endpoint", "revocation endpoint"),
-                answer.status().as_u16()
+                answer.status().as_u16(),
+                code.unwrap_or_default()
             ),
         )
         .hint(self.client_hint()))
