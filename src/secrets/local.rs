@@ -157,7 +157,8 @@ pub fn accept(reference: &SecretRef, mut value: String) -> Result<SecretString> 
     // Registered before anything else can go wrong.
     redact::register(value.expose_secret());
     if value.expose_secret().is_empty() {
-        return Err(Error::config(format!("secret `{reference}` is empty")));
+        return Err(Error::config(format!("secret `{reference}` is empty"))
+            .hint("store the credential there: it has at least one character"));
     }
     if has_odd_characters(value.expose_secret()) {
         return Err(Error::config(format!(
@@ -177,7 +178,10 @@ fn read(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)
-        .map_err(|e| auth(format!("could not read secret file `{name}`: {e}")))?;
+        .map_err(|e| {
+            auth(format!("could not read secret file `{name}`: {e}"))
+                .hint("check that it is a file, and readable")
+        })?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(auth(format!(
             "secret file `{name}` is larger than {MAX_BYTES} bytes"

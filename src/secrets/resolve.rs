@@ -96,6 +96,8 @@ pub struct SecretLookup {
     pub named: bool,
     /// A login puts it there: `drawoff auth login`.
     pub by_login: bool,
+    /// It is used where a line break cannot be, so not even a PEM file is right.
+    pub one_line: bool,
 }
 
 impl SecretLookup {
@@ -127,6 +129,7 @@ impl SecretLookup {
             optional,
             named,
             by_login: false,
+            one_line: false,
         }
     }
 

@@ -413,6 +413,13 @@ fn lookups(
         let by_login = users
             .map(|auth| auth.login().is_some())
             .reduce(|a, b| a || b);
+        let lookup = SecretLookup {
+            one_line: connector
+                .auths
+                .iter()
+                .any(|auth| auth.needs_one_line(&key.name)),
+            ..lookup
+        };
         match by_login {
             Some(by_login) => {
                 let file = credentials_file(&settings.environment, &entry.name, &key.name);

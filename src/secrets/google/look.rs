@@ -30,6 +30,8 @@ pub enum SeenState {
     Disabled,
     /// It was there.
     Destroyed,
+    /// It is there, and no run can use it.
+    Unusable(Error),
     /// Whoever asks may not know.
     Denied(Error),
     /// It could not be found out.
