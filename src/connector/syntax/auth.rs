@@ -224,21 +224,12 @@ impl Lower<'_> {
                 format!("{what} is a credential, and config key `{key}` is not declared secret"),
                 format!("declare it: `{key}: {{secret: true}}`"),
             ),
-            None => {
-                let declared = self.config.iter().find(|key| key.secret);
-                let hint = match declared {
-                    Some(key) => format!(
-                        "name a config key that is declared secret: `{{{{ config.{} }}}}`",
-                        key.name
-                    ),
-                    None => {
-                        "declare a config key with `secret: true` and name it: `{{ config.token }}`"
-                            .to_owned()
-                    }
-                };
-                let message = format!("{what} stands in the file as it is");
-                self.reader.findings.error(at, message, hint);
-            }
+            None => self.reader.findings.error(
+                at,
+                format!("{what} stands in the file as it is"),
+                "declare a config key with `secret: true` and name it: `{{ config.token }}`"
+                    .to_owned(),
+            ),
         }
     }
 

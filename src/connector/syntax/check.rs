@@ -68,8 +68,8 @@ pub(super) fn sessions(lower: &mut Lower<'_>, drafts: &[Draft]) {
     }
 }
 
-/// A session logs in at the API's own hosts, or at one that is allowed, as far as the file says which they
-/// are.
+/// Warns of a session that logs in at a host that is neither the API's own nor allowed, as far as the file
+/// says which they are: a source may allow it, or have another base URL.
 pub(super) fn login_hosts(lower: &mut Lower<'_>, drafts: &[Draft], allowed: &[String]) {
     let literal = |template: &Template| {
         let text = template.as_str();
@@ -99,10 +99,10 @@ pub(super) fn login_hosts(lower: &mut Lower<'_>, drafts: &[Draft], allowed: &[St
                 Some(port) => format!("{host}:{port}"),
                 None => host.to_owned(),
             };
-            lower.reader.findings.error(
+            lower.reader.findings.warning(
                 *at,
-                format!("`url` logs in at `{host}`, which is no host of the API"),
-                format!("log in at the host of `base_url`, or add `allowed_hosts: [{host}]`"),
+                format!("`url` logs in at `{host}`, which is no host of the API: a run refuses it"),
+                format!("log in at the host of `base_url`, or add `allowed_hosts: ['{host}']`, here or to the source"),
             );
         }
     }

@@ -484,11 +484,6 @@ fn mistakes_in_auth_are_shown_in_their_place() {
             "would show a secret",
         ),
         (
-            "{session: {login: {url: 'https://other.example/in', body: {a: '{{ config.token }}'}}, token: /t}}",
-            "'https:",
-            "`url` logs in at `other.example`",
-        ),
-        (
             "{google: {id_token: {audience: ''}}}",
             "''",
             "`audience` is empty",
