@@ -510,6 +510,21 @@ async fn a_refused_client_is_asked_for_once_and_named() {
             "without an `access_token`",
         ),
         (
+            Reply::json(&json!({"access_token": ""})),
+            ErrorKind::Decode,
+            "gave an `access_token` that is empty",
+        ),
+        (
+            Reply::json(&json!({"access_token": " \t"})),
+            ErrorKind::Decode,
+            "gave an `access_token` that is empty",
+        ),
+        (
+            Reply::json(&json!({"access_token": "", "error": "invalid_client"})),
+            ErrorKind::Auth,
+            "`invalid_client`",
+        ),
+        (
             Reply::json(&json!({"access_token": "a\nb"})),
             ErrorKind::Decode,
             "cannot stand in a header",

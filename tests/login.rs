@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::support::binary::{Bench, Running};
 use crate::support::fake_api::{FakeApi, Received, Reply};
+use crate::support::google::{Google, PROJECT, Role};
 use crate::support::oidc::{self, OidcProvider, Person};
 use crate::support::shop::{COLUMNS, item, page};
 use crate::support::tables::sqlite;
@@ -439,11 +440,27 @@ async fn where_the_token_goes_is_settled_before_anybody_logs_in() {
         .exits(2)
         .complains("environment variable `DRAWOFF_SHOP_REFRESH` is set")
         .complains("hint: unset it");
+    // Folders that cannot be made or written, and what is no file.
+    bench.write("plain", "");
+    std::fs::create_dir(bench.path("folder")).unwrap();
+    for (place, says) in [
+        ("file://folder", "it is a folder"),
+        ("file://plain/token", "could not write secret file"),
+        ("file:///proc/token", "could not write secret file"),
+    ] {
+        bench.write("drawoff.yaml", &at(place));
+        let ran = bench.run(&LOGIN).await.exits(1).complains(says);
+        assert!(ran.stderr.contains("so nobody is asked to log in"), "{ran}");
+        assert!(ran.stderr.contains("hint: "), "{ran}");
+        assert!(!ran.stderr.contains("code_challenge"), "{ran}");
+    }
     // A place that is named goes before the variable.
     bench.write("drawoff.yaml", &at("file://kept/token"));
     let mut login = bench.spawn(&LOGIN);
     page_to_open(&mut login).await;
     login.kill().await;
+    let left = std::fs::read_dir(bench.path("kept")).unwrap().count();
+    assert_eq!(left, 0, "the trial is left");
 
     let plain = Bench::with(
         "shop",
@@ -454,4 +471,87 @@ async fn where_the_token_goes_is_settled_before_anybody_logs_in() {
         .await
         .exits(2)
         .complains("there is nothing to log in to or out of for source `shop`");
+}
+
+#[tokio::test]
+async fn a_place_in_secret_manager_is_looked_at_before_anybody_logs_in() {
+    let api = shop().await;
+    let google = Google::start().await;
+    let refer = |bench: &Bench, place: &str| {
+        let text = format!("sources: {{shop: {{secrets: {{refresh: \"{place}\"}}}}}}");
+        bench.write("drawoff.yaml", &text);
+    };
+    let viewer = google.service_account("viewer");
+    google.grant(&viewer, Role::SecretViewer);
+    let keys = google.key_file(&viewer);
+    let bench_of = || bench(&api, &Places::at(&api), "");
+    let nobody = bench_of().env("NO_GCE_CHECK", "true");
+    let seen = google.env(bench_of(), &keys);
+    refer(&nobody, "gcp://test-project/refresh");
+    let ran = nobody
+        .run(&LOGIN)
+        .await
+        .exits(1)
+        .complains("found no Google credentials")
+        .complains("so nobody is asked to log in")
+        .complains("hint: ");
+    assert!(!ran.stderr.contains("code_challenge"), "{ran}");
+    for (place, code, says) in [
+        ("gcp://test-project/refresh@3", 2, "names one version"),
+        (
+            "gcp://test-project/refresh",
+            1,
+            "secret `projects/test-project/secrets/refresh` does not exist",
+        ),
+        (
+            "gcp://test-project/refresh",
+            1,
+            "`drawoff secrets set` does it with `--create`",
+        ),
+    ] {
+        refer(&seen, place);
+        let ran = seen.run(&LOGIN).await.exits(code).complains(says);
+        assert!(!ran.stderr.contains("code_challenge"), "{ran}");
+    }
+    // One that is there, and one that may not be looked at, which proves nothing.
+    google.make_secret(PROJECT, "refresh");
+    let mut login = seen.spawn(&LOGIN);
+    page_to_open(&mut login).await;
+    login.kill().await;
+    google.nothing_was_wrong();
+    let adder = google.service_account("adder");
+    let blind = google.env(bench_of(), &google.key_file(&adder));
+    refer(&blind, "gcp://test-project/refresh");
+    let mut login = blind.spawn(&LOGIN);
+    page_to_open(&mut login).await;
+    login.kill().await;
+}
+
+#[tokio::test]
+async fn a_token_that_the_api_will_not_revoke_can_be_removed_all_the_same() {
+    let api = FakeApi::start(|_: &Received| {
+        let body = json!({"error": "unsupported_token_type", "error_description": "canary"});
+        Reply::json(&body).with_status(400)
+    })
+    .await;
+    let bench = bench(&api, &Places::at(&api), "");
+    let stored = bench.write(STORED, "canary-refresh");
+    let ran = bench
+        .run(&["auth", "logout", "--source", "shop"])
+        .await
+        .exits(1)
+        .complains("could not revoke the refresh token; it stays where it is")
+        .complains("answered 400 `unsupported_token_type`")
+        .complains("`drawoff auth logout --source shop --no-revoke` removes it here all the same");
+    assert!(!ran.all().contains("canary"), "{ran}");
+    assert!(stored.exists());
+    assert_eq!(api.count(), 1);
+    bench
+        .run(&["auth", "logout", "--source", "shop", "--no-revoke"])
+        .await
+        .exits(0)
+        .says("did not ask the API to revoke the token")
+        .says("removed `file://");
+    assert!(!stored.exists());
+    assert_eq!(api.count(), 1);
 }

@@ -1,7 +1,9 @@
 //! `drawoff secrets`, through the whole program: against the strict stand-in for Google, which knows
 //! roles, checksums and locations, and into files. No value is ever shown.
 
-use crate::support::binary::{Bench, Ran};
+use std::time::Duration;
+
+use crate::support::binary::{Bench, Ran, moment};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -403,6 +405,75 @@ async fn the_list_shows_each_secret_and_reads_none() {
 }
 
 #[tokio::test]
+async fn the_list_tells_what_is_there_and_cannot_be_used() {
+    let value = canary();
+    let pem = format!("-----BEGIN KEY-----\n{value}\n-----END KEY-----");
+    let bench = shop();
+    std::fs::create_dir(bench.path("folder")).unwrap();
+    std::fs::write(bench.path("binary"), [0xff, 0xfe]).unwrap();
+    for (name, text) in [
+        ("empty", String::new()),
+        ("newline", "\n".to_owned()),
+        ("lines", format!("{value}\n{value}")),
+        ("pem", pem.clone()),
+        ("good", format!("{value}\n")),
+    ] {
+        bench.write(name, &text);
+    }
+    let list = ["secrets", "list", "shop"];
+    for (name, why) in [
+        ("empty", "is empty"),
+        ("newline", "is empty"),
+        ("folder", "Is a directory"),
+        ("binary", "is not UTF-8 text"),
+        ("lines", "contains control characters"),
+        // A key, where a password goes.
+        ("pem", "has more than one line"),
+    ] {
+        for key in ["token", "extra"] {
+            let other = match key {
+                "token" => "extra: \"file://good\"",
+                _ => "token: \"file://good\"",
+            };
+            bench.write(
+                "drawoff.yaml",
+                &format!("sources: {{shop: {{secrets: {{{key}: \"file://{name}\", {other}}}}}}}"),
+            );
+            let ran = bench.run(&list).await.exits(1).says("unusable").says(why);
+            assert!(ran.stdout.contains("present"), "{ran}");
+            assert!(!ran.all().contains(&value[4..20]), "{ran}");
+        }
+    }
+    let refer = |bench: &Bench, place: &str| {
+        let text = format!("sources: {{shop: {{secrets: {{token: \"{place}\"}}}}}}");
+        bench.write("drawoff.yaml", &text);
+    };
+    refer(&bench, "file://good");
+    bench.run(&list).await.exits(0).says("present");
+    refer(&bench, "env://SHOP_TOKEN");
+    let bench = bench.env("SHOP_TOKEN", &format!("{value}\u{7}"));
+    bench
+        .run(&list)
+        .await
+        .exits(1)
+        .says("unusable")
+        .says("contains control characters");
+
+    // Where a private key belongs, its lines are right.
+    let signs = Bench::with(
+        "shop",
+        "title: T\nconfig: {key: {description: K, secret: true}}\nbase_url: https://shop.example\n\
+         auth: {jwt: {private_key: '{{ config.key }}', issuer: i}}\nrecords: /data\nstreams: {items: }\n",
+    );
+    signs.write("pem", &pem);
+    signs.write(
+        "drawoff.yaml",
+        "sources: {shop: {secrets: {key: \"file://pem\"}}}",
+    );
+    signs.run(&list).await.exits(0).says("present");
+}
+
+#[tokio::test]
 async fn the_list_does_with_the_role_to_read_values() {
     let (google, bench, keeper) = world(&[Role::SecretAccessor]).await;
     let value = canary();
@@ -601,4 +672,57 @@ async fn a_service_that_is_busy_is_asked_again() {
     let asked = google.calls_to(SECRETS);
     let asked = asked.iter().filter(|c| c.path.contains("/token/"));
     assert_eq!(asked.map(|c| c.status).collect::<Vec<_>>(), [503, 200]);
+}
+
+#[tokio::test]
+async fn whoever_gives_up_at_the_prompt_gets_the_terminal_back() {
+    use nix::pty::openpty;
+    use nix::sys::termios::{LocalFlags, tcgetattr};
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    for (signal, code) in [(None, 130), (Some("INT"), 130), (Some("TERM"), 143)] {
+        let bench = shop();
+        refer(&bench, "file://kept");
+        let pty = openpty(None, None).unwrap();
+        let flags = || tcgetattr(&pty.slave).unwrap().local_flags;
+        let before = flags();
+        assert!(before.contains(LocalFlags::ECHO | LocalFlags::ISIG));
+        let mut child = Command::new("setsid")
+            .args(["--ctty", env!("CARGO_BIN_EXE_drawoff")])
+            .args(["secrets", "set", "shop", "token"])
+            .current_dir(bench.path("."))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", bench.path("home"))
+            .env("DRAWOFF_CONNECTORS", bench.path("connectors"))
+            .stdin(Stdio::from(pty.slave.try_clone().unwrap()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = std::time::Instant::now();
+        while flags().contains(LocalFlags::ECHO) {
+            assert!(child.try_wait().unwrap().is_none(), "it did not ask");
+            assert!(begun.elapsed().as_secs() < 60, "it does not ask");
+            moment(Duration::from_millis(5)).await;
+        }
+        match signal {
+            // Ctrl-C.
+            None => {
+                let mut keys = std::fs::File::from(pty.master.try_clone().unwrap());
+                keys.write_all(b"half\x03").unwrap();
+            }
+            Some(name) => {
+                let id = child.id().to_string();
+                let sent = Command::new("kill").args(["-s", name, &id]).status();
+                assert!(sent.unwrap().success());
+            }
+        }
+        let ended = tokio::task::spawn_blocking(move || child.wait()).await;
+        let ended = ended.unwrap().unwrap();
+        assert_eq!(ended.code(), Some(code), "{signal:?}");
+        assert_eq!(flags(), before, "{signal:?}");
+        assert!(!bench.path("kept").exists());
+    }
 }

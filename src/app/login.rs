@@ -22,8 +22,8 @@ use crate::connector::template::Scope;
 use crate::connector::{Auth, AuthorizationCode, Grant, OAuth};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::HttpOptions;
-use crate::secrets::SecretRef;
 use crate::secrets::resolve::{SecretLookup, resolve};
+use crate::secrets::{SecretRef, SecretWriter as _};
 use crate::settings::{SourceConfig, Values};
 
 /// Longest that the exchange of a code takes.
@@ -43,6 +43,17 @@ pub struct LoginOptions {
     pub port: Option<u16>,
     /// How long one waits for the person.
     pub patience: Duration,
+}
+
+/// How to log out.
+#[derive(Clone, Debug)]
+pub struct LogoutOptions {
+    /// Source.
+    pub source: String,
+    /// A stream that uses the credentials, where the source has several logins.
+    pub stream: Option<String>,
+    /// Have the API revoke the token first, where the connector says how.
+    pub revoke: bool,
 }
 
 /// What is shown while a person logs in.
@@ -84,6 +95,13 @@ impl App {
         let (oauth, login) = opened.authorization_code()?;
         let key = &login.refresh_token;
         let place = self.place_to_write(&opened.config, key)?;
+        // A login whose token cannot be stored is one for nothing.
+        self.secrets.writable(&place).await.map_err(|e| {
+            e.context(format!(
+                "the refresh token of source `{}` could not be stored, so nobody is asked to log in",
+                opened.config.name
+            ))
+        })?;
         let vault = TokenVault::new(self, &opened.config, key, place, true);
         let config = opened.lowering(self).login(oauth, login)?;
         let port = options.port.or(config.redirect_port).unwrap_or(0);
@@ -195,9 +213,12 @@ impl App {
     /// # Errors
     /// [`ErrorKind::Config`]: the source has no refresh token; the token could not be read, revoked or
     /// removed.
-    pub async fn logout(&self, source: &str, stream: Option<&str>) -> Result<Vec<String>> {
+    pub async fn logout(&self, options: &LogoutOptions) -> Result<Vec<String>> {
+        let source = options.source.as_str();
         let opened = self
-            .opened(source, stream, |auth| auth.refresh_key().is_some())
+            .opened(source, options.stream.as_deref(), |auth| {
+                auth.refresh_key().is_some()
+            })
             .await?;
         let auth = &opened.config.connector.auths[opened.index];
         let (Auth::OAuth(oauth), Some(key)) = (auth, auth.refresh_key()) else {
@@ -225,12 +246,22 @@ impl App {
         let done = async {
             let mut done = Vec::new();
             match revocation_url {
+                Some(_) if !options.revoke => done.push(
+                    "did not ask the API to revoke the token: it takes it until it is revoked there"
+                        .to_owned(),
+                ),
                 Some(url) => {
                     let token = vault.newest().await?.value;
                     revoke(client, url, &token, &opened.http, &context)
                         .await
                         .map_err(|e| {
+                            let hint = e.find_hint().map(|hint| format!("{hint}; "));
+                            let hint = format!(
+                                "{}`drawoff auth logout --source {source} --no-revoke` removes it here all the same; then revoke it at the API by hand",
+                                hint.unwrap_or_default()
+                            );
                             e.context("could not revoke the refresh token; it stays where it is")
+                                .hint(hint)
                         })?;
                     done.push("revoked the refresh token at the API".to_owned());
                 }

@@ -11,7 +11,7 @@ mod secrets;
 mod vault;
 
 pub use inspect::Preview;
-pub use login::{LoginOptions, LoginShown};
+pub use login::{LoginOptions, LoginShown, LogoutOptions};
 pub use run::RunOptions;
 pub use secrets::{NewSecret, SecretRow, SecretTarget, SetOptions};
 

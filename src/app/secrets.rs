@@ -3,14 +3,17 @@
 use std::io;
 
 use futures::future::join_all;
-use secrecy::SecretString;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::App;
 use super::open::DEMO;
 use crate::config::source_variable;
 use crate::error::{Error, ErrorKind, Result, worst_exit_code};
 use crate::secrets::resolve::SecretLookup;
-use crate::secrets::{Added, SecretRef, SecretWriter as _, Seen, SeenState, Stored};
+use crate::secrets::{
+    Added, SecretRef, SecretStore as _, SecretWriter as _, Seen, SeenState, Stored,
+};
 use crate::settings::SourceSecrets;
 
 /// Where a new value of a secret goes.
@@ -60,11 +63,13 @@ pub struct SecretRow {
 }
 
 impl SecretRow {
-    /// 0 when a run would find the secret, or do without it.
+    /// 0 when a run would find the secret, or do without it. One that is there and cannot be used is a
+    /// mistake in any case.
     pub fn exit_code(&self) -> u8 {
         match &self.seen.state {
             SeenState::Present => 0,
             SeenState::Unknown(e) => e.exit_code(),
+            SeenState::Unusable(_) => 1,
             _ if self.optional => 0,
             _ => 1,
         }
@@ -193,11 +198,17 @@ impl App {
         let mut last = None;
         for place in &lookup.places {
             let seen = match place {
-                SecretRef::Env(name) => Seen::only(match self.environment.get(name) {
-                    Some(_) => SeenState::Present,
-                    None => SeenState::Missing,
-                }),
-                SecretRef::File(path) => of_file(&path.display().to_string(), path.metadata()),
+                SecretRef::Env(name) => match self.environment.get(name) {
+                    Some(_) => self.tried(lookup, place, None).await,
+                    None => Seen::only(SeenState::Missing),
+                },
+                SecretRef::File(path) => match path.metadata() {
+                    // Who reads a pipe takes what is in it.
+                    Ok(facts) if facts.is_file() || facts.is_dir() => {
+                        self.tried(lookup, place, changed(&facts)).await
+                    }
+                    found => of_file(&path.display().to_string(), found),
+                },
                 SecretRef::Gcp { .. } => self.manager.look(place).await,
             };
             let missing = matches!(seen.state, SeenState::Missing);
@@ -214,6 +225,30 @@ impl App {
         })
     }
 
+    /// What there is of a value that is on this machine. Only the value itself says whether a run could
+    /// use it; it is dropped.
+    async fn tried(
+        &self,
+        lookup: &SecretLookup,
+        place: &SecretRef,
+        created: Option<Timestamp>,
+    ) -> Seen {
+        let state = match self.secrets.get(place).await {
+            Ok(value) if lookup.one_line && value.expose_secret().contains(['\n', '\r']) => {
+                SeenState::Unusable(
+                    Error::config(format!("secret `{place}` has more than one line"))
+                        .hint("the connector sends it in a header, or as a name or password: store a credential of one line"),
+                )
+            }
+            Ok(_) => SeenState::Present,
+            Err(e) => SeenState::Unusable(e),
+        };
+        Seen {
+            created,
+            ..Seen::only(state)
+        }
+    }
+
     fn secrets_of(&self, source: &str) -> Result<SourceSecrets> {
         let secrets = self.settings.source_secrets(source)?;
         if secrets.connector == DEMO && !secrets.rebased {
@@ -226,10 +261,15 @@ impl App {
     }
 }
 
+/// When a file was written last.
+fn changed(facts: &std::fs::Metadata) -> Option<Timestamp> {
+    facts.modified().ok().and_then(|t| t.try_into().ok())
+}
+
 fn of_file(path: &str, found: io::Result<std::fs::Metadata>) -> Seen {
     match found {
         Ok(facts) => Seen {
-            created: facts.modified().ok().and_then(|t| t.try_into().ok()),
+            created: changed(&facts),
             ..Seen::only(SeenState::Present)
         },
         Err(e) if e.kind() == io::ErrorKind::NotFound => Seen::only(SeenState::Missing),

@@ -169,16 +169,22 @@ impl TokenVault {
         place
     }
 
+    /// How a place that can be written is named.
+    fn elsewhere(&self) -> String {
+        format!(
+            "a place that can be written, `sources: {{{}: {{secrets: {{{}: gcp://project/secret}}}}}}` or `file:///path`",
+            self.source, self.key
+        )
+    }
+
     fn lost(&self, why: Error) -> Error {
+        let elsewhere = self.elsewhere();
         let hint = match self.by_login {
             true => format!(
-                "log in again: `drawoff auth login --source {}`; keep the token in a place that can be written, `sources: {{{}: {{secrets: {{{}: gcp://project/secret}}}}}}` or `file:///path`",
-                self.source, self.source, self.key
+                "log in again: `drawoff auth login --source {}`; keep the token in {elsewhere}",
+                self.source
             ),
-            false => format!(
-                "get a new refresh token from the API, and keep it in a place that can be written: `sources: {{{}: {{secrets: {{{}: gcp://project/secret}}}}}}` or `file:///path`",
-                self.source, self.key
-            ),
+            false => format!("get a new refresh token from the API, and keep it in {elsewhere}"),
         };
         Error::new(
             ErrorKind::Auth,
@@ -362,14 +368,19 @@ impl Vault for TokenVault {
     }
 
     fn remedy(&self) -> String {
-        match self.by_login {
-            true => format!(
-                "log in again: `drawoff auth login --source {}`",
-                self.source
+        let Self { source, key, .. } = self;
+        let login = format!("log in again: `drawoff auth login --source {source}`");
+        let elsewhere = self.elsewhere();
+        match (&self.place, self.by_login) {
+            (SecretRef::Env(name), true) => format!(
+                "environment variable `{name}` cannot keep what a login brings: name {elsewhere} in its stead, and {login}"
             ),
-            false => format!(
-                "get a new one from the API, and store it in `{}`",
-                self.place
+            (_, true) => login,
+            (SecretRef::Env(name), false) => format!(
+                "get a new one from the API, and set `{name}` to it; if the API replaces it at each use, keep it in {elsewhere}"
+            ),
+            (place, false) => format!(
+                "get a new one from the API, and store it in `{place}`: `drawoff secrets set {source} {key}`"
             ),
         }
     }

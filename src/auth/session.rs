@@ -172,7 +172,8 @@ impl Issue for Login {
             .send(request, &Carried(&config.from), context)
             .await
             .map_err(|e| e.context(format!("could not log in by {}", self.what())))?;
-        let token = self.find(&answer)?.filter(|token| !token.is_empty());
+        let token = self.find(&answer)?;
+        let token = token.filter(|token| !token.trim().is_empty());
         let Some(token) = token else {
             return Err(Error::new(
                 ErrorKind::Decode,

@@ -17,6 +17,7 @@ use super::progress::Progress;
 use super::run::RunArgs;
 use super::secrets::{self, SecretsCommand};
 use super::style::Paint;
+use super::terminal::Before;
 use super::{check, connectors, lint, preview, report, schema, summary};
 use crate::app::{App, LoginShown, RunOptions, SecretRow};
 use crate::clock::{Clock as _, SystemClock};
@@ -35,6 +36,11 @@ use crate::yaml::finding::Severity;
 const WIDTH: usize = 100;
 /// A second signal, or this long after the first, ends the process whatever it does.
 const PATIENCE: Duration = Duration::from_millis(7_500);
+
+/// Exit code of a program that SIGINT ends, as shells give it.
+const INTERRUPTED: u8 = 130;
+/// And SIGTERM.
+const TERMINATED: u8 = 143;
 
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
@@ -93,7 +99,7 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
         Some(Command::Auth(AuthCommand::Logout(args))) => {
             let destination = args.destination.as_deref();
             let app = app(args.overrides.settings(global, destination, None))?;
-            let done = app.logout(&args.source, args.stream.as_deref()).await?;
+            let done = app.logout(&args.options()).await?;
             print(&login::logged_out(&done, out))
         }
         Some(Command::Auth(command)) => {
@@ -129,7 +135,15 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
             match command {
                 SecretsCommand::Set(args) => {
                     let target = app.secret_target(&args.source, &args.key)?;
-                    let given = secrets::ask(&target)?;
+                    if let Some(before) = std::io::stdin().is_terminal().then(Before::now).flatten()
+                    {
+                        tokio::spawn(give_up(signals_or_bug()?, before));
+                    }
+                    let given = match secrets::ask(&target) {
+                        // Typed as a character, where the terminal makes no signal of it.
+                        Err(e) if e.kind() == ErrorKind::Interrupted => return Ok(INTERRUPTED),
+                        given => given?,
+                    };
                     let new = app
                         .set_secret(&target, &given.value, args.options())
                         .await?;
@@ -256,8 +270,7 @@ async fn log_in(args: &LoginArgs, global: &GlobalArgs, out: Paint) -> Result<u8>
         .overrides
         .settings(global, args.destination.as_deref(), None))?;
     let cancel = CancellationToken::new();
-    let mut signals = signals()
-        .map_err(|e| Error::new(ErrorKind::Bug, "could not listen for signals").source(e))?;
+    let mut signals = signals_or_bug()?;
     let stop = cancel.clone();
     let watch = tokio::spawn(async move {
         signals.recv().await;
@@ -326,13 +339,30 @@ fn signals() -> std::io::Result<Signals> {
     })
 }
 
+fn signals_or_bug() -> Result<Signals> {
+    signals().map_err(|e| Error::new(ErrorKind::Bug, "could not listen for signals").source(e))
+}
+
 impl Signals {
     async fn recv(&mut self) {
+        self.code().await;
+    }
+
+    /// Waits for one; the exit code of a program that it ends.
+    async fn code(&mut self) -> u8 {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => INTERRUPTED,
+            _ = self.terminate.recv() => TERMINATED,
         }
     }
+}
+
+/// Ends the process at the first signal, with the terminal as it was: while something is typed unseen, it
+/// shows nothing.
+async fn give_up(mut signals: Signals, mut before: Before) {
+    let code = signals.code().await;
+    before.restore();
+    std::process::exit(code.into());
 }
 
 fn app(overrides: Overrides) -> Result<App> {

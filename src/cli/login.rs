@@ -10,7 +10,7 @@ use url::Url;
 use super::args::{SourceOverrides, span};
 use super::style::Paint;
 use super::words::shell;
-use crate::app::{LoginOptions, LoginShown};
+use crate::app::{LoginOptions, LoginShown, LogoutOptions};
 use crate::config;
 
 /// How to log in.
@@ -62,9 +62,23 @@ pub struct LogoutArgs {
     /// A stream whose credentials are meant, where the source has more than one login
     #[arg(long, value_name = "STREAM")]
     pub stream: Option<String>,
+    /// Only remove the token here; the API takes it until it is revoked there
+    #[arg(long)]
+    pub no_revoke: bool,
     /// The destination, which keeps two processes from using one token in Secret Manager at once
     #[arg(long, value_name = "DESTINATION", env = config::DESTINATION)]
     pub destination: Option<String>,
+}
+
+impl LogoutArgs {
+    /// The same without what is only about the terminal.
+    pub fn options(&self) -> LogoutOptions {
+        LogoutOptions {
+            source: self.source.clone(),
+            stream: self.stream.clone(),
+            revoke: !self.no_revoke,
+        }
+    }
 }
 
 impl LoginArgs {

@@ -19,6 +19,7 @@ pub mod serve;
 pub mod style;
 pub mod summary;
 mod table;
+mod terminal;
 mod words;
 
 pub use dispatch::main;

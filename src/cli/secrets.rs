@@ -12,7 +12,7 @@ use super::table::{Align, Table};
 use super::words::shell;
 use crate::app::{NewSecret, SecretRow, SecretTarget, SetOptions};
 use crate::config;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::secrets::{SecretRef, SeenState};
 
 /// More than this is no secret, whatever it is.
@@ -89,14 +89,20 @@ pub struct Given {
 /// Asks for the value: on the terminal, which does not show it, else from standard input.
 ///
 /// # Errors
-/// [`crate::error::ErrorKind::Config`] for what cannot be a secret's value.
+/// [`ErrorKind::Config`] for what cannot be a secret's value; [`ErrorKind::Interrupted`] for Ctrl-C.
 pub fn ask(target: &SecretTarget) -> Result<Given> {
     let SecretTarget { source, key, .. } = target;
     let bad = |what: &str| Error::config(format!("the new value of secret `{key}` {what}"));
     let stdin = std::io::stdin();
     let mut text = if stdin.is_terminal() {
-        rpassword::prompt_password(format!("{key} of {source} (not shown): "))
-            .map_err(|e| bad("could not be read from the terminal").source(e))?
+        rpassword::prompt_password(format!("{key} of {source} (not shown): ")).map_err(
+            |e| match e.kind() {
+                std::io::ErrorKind::Interrupted => {
+                    Error::new(ErrorKind::Interrupted, "asked to stop; nothing was stored")
+                }
+                _ => bad("could not be read from the terminal").source(e),
+            },
+        )?
     } else {
         let mut bytes = Vec::new();
         stdin
@@ -199,6 +205,10 @@ pub fn list(source: &str, rows: &[SecretRow], paint: Paint) -> String {
             SeenState::Missing => "missing",
             SeenState::Disabled => "disabled",
             SeenState::Destroyed => "destroyed",
+            SeenState::Unusable(e) => {
+                troubles.push_str(&report::text(e, paint));
+                "unusable"
+            }
             SeenState::Denied(e) => {
                 troubles.push_str(&report::text(e, paint));
                 "denied"

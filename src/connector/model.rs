@@ -135,6 +135,28 @@ impl Auth {
         }
     }
 
+    /// Whether the config key's value goes as it is to where a line break cannot be: into a header, a
+    /// name or a password.
+    pub fn needs_one_line(&self, key: &str) -> bool {
+        let templates = match self {
+            Self::Basic { username, password } => vec![username, password],
+            Self::Bearer { token } => vec![token],
+            Self::ApiKey { value, .. } => vec![value],
+            Self::OAuth(oauth) => {
+                let mut all = vec![&oauth.client_id, &oauth.client_secret];
+                if let Grant::Password { username, password } = &oauth.grant {
+                    all.extend([username, password]);
+                }
+                all
+            }
+            _ => Vec::new(),
+        };
+        templates.iter().any(|template| {
+            // A filter may make one line of it.
+            !template.as_str().contains('|') && template.config_keys().iter().any(|k| k == key)
+        })
+    }
+
     /// How a person logs in, where that is how one gets the refresh token.
     pub fn login(&self) -> Option<&AuthorizationCode> {
         match self {

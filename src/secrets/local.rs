@@ -1,9 +1,10 @@
 //! Secrets out of this machine: `env://` and `file://`, of which files can be written.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
@@ -65,25 +66,20 @@ impl SecretStore for LocalSecrets {
 impl SecretWriter for LocalSecrets {
     async fn put(&self, reference: &SecretRef, value: &SecretString) -> Result<Stored> {
         fit(reference, value)?;
-        match reference {
-            SecretRef::File(path) => {
-                write(path, value)?;
-                Ok(Stored {
-                    place: path.display().to_string(),
-                    version: None,
-                })
-            }
-            SecretRef::Env(name) => Err(Error::config(format!(
-                "`{reference}` cannot be written: a variable is set by who starts the program"
-            ))
-            .hint(format!(
-                "set `{name}` where the program is started, or keep the secret elsewhere: `gcp://project/secret` or `file:///path`"
-            ))),
-            SecretRef::Gcp { .. } => Err(Error::new(
-                ErrorKind::Bug,
-                format!("`{reference}` was given to this machine"),
-            )),
-        }
+        let path = file_of(reference)?;
+        write(path, value)?;
+        Ok(Stored {
+            place: path.display().to_string(),
+            version: None,
+        })
+    }
+
+    async fn writable(&self, reference: &SecretRef) -> Result<()> {
+        let target = Target::of(file_of(reference)?)?;
+        let draft = target.draft();
+        let tried = create(&draft);
+        let _ = fs::remove_file(&draft);
+        tried.map(drop).map_err(|e| target.failed(e))
     }
 
     async fn disable(&self, _: &SecretRef, _: u64) -> Result<()> {
@@ -161,7 +157,8 @@ pub fn accept(reference: &SecretRef, mut value: String) -> Result<SecretString> 
     // Registered before anything else can go wrong.
     redact::register(value.expose_secret());
     if value.expose_secret().is_empty() {
-        return Err(Error::config(format!("secret `{reference}` is empty")));
+        return Err(Error::config(format!("secret `{reference}` is empty"))
+            .hint("store the credential there: it has at least one character"));
     }
     if has_odd_characters(value.expose_secret()) {
         return Err(Error::config(format!(
@@ -181,7 +178,10 @@ fn read(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)
-        .map_err(|e| auth(format!("could not read secret file `{name}`: {e}")))?;
+        .map_err(|e| {
+            auth(format!("could not read secret file `{name}`: {e}"))
+                .hint("check that it is a file, and readable")
+        })?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(auth(format!(
             "secret file `{name}` is larger than {MAX_BYTES} bytes"
@@ -191,51 +191,106 @@ fn read(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| auth(format!("secret file `{name}` is not UTF-8 text")))
 }
 
-/// Puts the value into the file in one step, so that a reader finds the old one or the new one, whole.
-/// Nobody but this user can read it.
-fn write(path: &Path, value: &SecretString) -> Result<()> {
-    // What a link leads to is replaced, not the link.
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let failed = |e: std::io::Error| {
+/// The file that a new value goes into.
+fn file_of(reference: &SecretRef) -> Result<&Path> {
+    match reference {
+        SecretRef::File(path) => Ok(path),
+        SecretRef::Env(name) => Err(Error::config(format!(
+            "`{reference}` cannot be written: a variable is set by who starts the program"
+        ))
+        .hint(format!(
+            "set `{name}` where the program is started, or keep the secret elsewhere: `gcp://project/secret` or `file:///path`"
+        ))),
+        SecretRef::Gcp { .. } => Err(Error::new(
+            ErrorKind::Bug,
+            format!("`{reference}` was given to this machine"),
+        )),
+    }
+}
+
+/// A secret's file, whose folder is there.
+struct Target {
+    path: PathBuf,
+    folder: PathBuf,
+    name: OsString,
+}
+
+impl Target {
+    /// Makes the folder where it is missing.
+    fn of(path: &Path) -> Result<Self> {
+        // What a link leads to is replaced, not the link.
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if path.is_dir() {
+            return Err(auth(format!(
+                "could not write secret file `{}`: it is a folder",
+                path.display()
+            ))
+            .hint("name a file in it"));
+        }
+        let (Some(name), Some(folder)) = (path.file_name(), path.parent()) else {
+            return Err(auth(format!("`{}` names no file", path.display())));
+        };
+        let folder = match folder.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => folder,
+        };
+        let target = Self {
+            name: name.to_owned(),
+            folder: folder.to_owned(),
+            path,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&target.folder)
+            .map_err(|e| target.failed(e))?;
+        Ok(target)
+    }
+
+    /// A file of its own beside it.
+    fn draft(&self) -> PathBuf {
+        let mut name = OsString::from(".");
+        name.push(&self.name);
+        name.push(format!(".{:08x}", rand::random::<u32>()));
+        self.folder.join(name)
+    }
+
+    fn failed(&self, e: std::io::Error) -> Error {
         auth(format!(
             "could not write secret file `{}`: {e}",
-            path.display()
+            self.path.display()
         ))
         .hint("check that this user may write to its folder")
-    };
-    let (Some(name), Some(folder)) = (path.file_name(), path.parent()) else {
-        return Err(auth(format!("`{}` names no file", path.display())));
-    };
-    let folder = match folder.as_os_str().is_empty() {
-        true => Path::new("."),
-        false => folder,
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(failed)?;
-    let mut new = std::ffi::OsString::from(".");
-    new.push(name);
-    new.push(format!(".{:08x}", rand::random::<u32>()));
-    let new = folder.join(new);
-    let written = OpenOptions::new()
+    }
+}
+
+/// A new file that nobody but this user can read.
+fn create(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&new)
+        .open(path)
+}
+
+/// Puts the value into the file in one step, so that a reader finds the old one or the new one, whole.
+/// Nobody but this user can read it.
+fn write(path: &Path, value: &SecretString) -> Result<()> {
+    let target = Target::of(path)?;
+    let draft = target.draft();
+    let written = create(&draft)
         .and_then(|mut file| {
             file.write_all(value.expose_secret().as_bytes())?;
             file.sync_all()
         })
-        .and_then(|()| std::fs::rename(&new, &path));
+        .and_then(|()| fs::rename(&draft, &target.path));
     if let Err(e) = written {
         // What is left of it holds the value, or a part.
-        let _ = std::fs::remove_file(&new);
-        return Err(failed(e));
+        let _ = fs::remove_file(&draft);
+        return Err(target.failed(e));
     }
     // The rename itself; some file systems cannot, and then there is nothing to be done.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    let _ = File::open(&target.folder).and_then(|folder| folder.sync_all());
     Ok(())
 }
 

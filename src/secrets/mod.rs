@@ -38,6 +38,13 @@ pub enum SecretRef {
     File(PathBuf),
 }
 
+impl SecretRef {
+    /// Whether it means one version for good: a number, or an alias.
+    pub fn is_pinned(&self) -> bool {
+        matches!(self, Self::Gcp { version, .. } if version != "latest")
+    }
+}
+
 impl FromStr for SecretRef {
     type Err = Error;
 
@@ -197,6 +204,13 @@ pub trait SecretWriter: Send + Sync {
     /// [`crate::error::ErrorKind::Config`] for a value or a reference that cannot be written,
     /// [`crate::error::ErrorKind::Auth`] saying what to grant; never a value.
     async fn put(&self, reference: &SecretRef, value: &SecretString) -> Result<Stored>;
+
+    /// Whether a value can be stored there, as far as that can be found out without storing one: to be
+    /// asked before something that happens once is turned into a value.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    async fn writable(&self, reference: &SecretRef) -> Result<()>;
 
     /// Makes a version that was replaced unusable. Harmless where it is already, and where the place
     /// keeps no versions.

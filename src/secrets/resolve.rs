@@ -72,6 +72,10 @@ impl SecretWriter for Secrets {
         self.vault(reference)?.put(reference, value).await
     }
 
+    async fn writable(&self, reference: &SecretRef) -> Result<()> {
+        self.vault(reference)?.writable(reference).await
+    }
+
     async fn disable(&self, reference: &SecretRef, version: u64) -> Result<()> {
         self.vault(reference)?.disable(reference, version).await
     }
@@ -92,6 +96,8 @@ pub struct SecretLookup {
     pub named: bool,
     /// A login puts it there: `drawoff auth login`.
     pub by_login: bool,
+    /// It is used where a line break cannot be, so not even a PEM file is right.
+    pub one_line: bool,
 }
 
 impl SecretLookup {
@@ -123,6 +129,7 @@ impl SecretLookup {
             optional,
             named,
             by_login: false,
+            one_line: false,
         }
     }
 
@@ -310,6 +317,10 @@ mod tests {
                 place: format!("Google's {reference}"),
                 version: Some(2),
             })
+        }
+
+        async fn writable(&self, _: &SecretRef) -> Result<()> {
+            Ok(())
         }
 
         async fn disable(&self, _: &SecretRef, _: u64) -> Result<()> {

@@ -413,6 +413,13 @@ fn lookups(
         let by_login = users
             .map(|auth| auth.login().is_some())
             .reduce(|a, b| a || b);
+        let lookup = SecretLookup {
+            one_line: connector
+                .auths
+                .iter()
+                .any(|auth| auth.needs_one_line(&key.name)),
+            ..lookup
+        };
         match by_login {
             Some(by_login) => {
                 let file = credentials_file(&settings.environment, &entry.name, &key.name);
@@ -460,7 +467,7 @@ fn check_keys(settings: &Settings, entry: &SourceEntry, connector: &Connector) -
             return Err(unknown_key(&place, key, entry, &plain));
         }
     }
-    for (at, key, _) in &entry.secrets {
+    for (at, key, reference) in &entry.secrets {
         let place = entry.place(*at);
         if plain.contains(&key.as_str()) {
             return Err(Error::config(format!(
@@ -471,6 +478,14 @@ fn check_keys(settings: &Settings, entry: &SourceEntry, connector: &Connector) -
         }
         if !secret.contains(&key.as_str()) {
             return Err(unknown_key(&place, key, entry, &secret));
+        }
+        let is_refresh = |auth: &Auth| auth.refresh_key() == Some(key.as_str());
+        if reference.is_pinned() && connector.auths.iter().any(is_refresh) {
+            return Err(Error::config(format!(
+                "{place}`{key}` of source `{}` is a refresh token, which the API may replace at each use, and `{reference}` names one version",
+                entry.name
+            ))
+            .hint("leave the version out of the reference, so that it means the newest"));
         }
     }
     for (key, _) in &settings.set {

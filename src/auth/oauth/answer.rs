@@ -92,10 +92,10 @@ fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> 
         .map(|s| s.min(LONGEST)))
 }
 
-/// A text that is not empty; anything else is as good as absent.
+/// A text that is not blank; anything else is as good as absent.
 fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<RefreshToken>, D::Error> {
     Ok(match Value::deserialize(from)? {
-        Value::String(text) if !text.is_empty() => Some(RefreshToken::new(text)),
+        Value::String(text) if !text.trim().is_empty() => Some(RefreshToken::new(text)),
         _ => None,
     })
 }
@@ -109,10 +109,10 @@ pub(super) fn standard(response: &Response) -> HttpResponse {
         .unwrap_or(&response.body);
     let fields: Option<serde_json::Map<String, Value>> = serde_json::from_slice(body).ok();
     let has = |name: &str| {
-        fields
-            .as_ref()
-            .and_then(|f| f.get(name))
-            .is_some_and(|v| !v.is_null())
+        fields.as_ref().and_then(|f| f.get(name)).is_some_and(|v| {
+            v.as_str()
+                .map_or(!v.is_null(), |text| !text.trim().is_empty())
+        })
     };
     let status = match response.status.is_success() {
         true if has("error") && !has("access_token") => StatusCode::BAD_REQUEST,
@@ -191,6 +191,7 @@ mod tests {
         for (json, given) in [
             ("\"r\"", true),
             ("\"\"", false),
+            ("\" \"", false),
             ("null", false),
             ("[]", false),
         ] {

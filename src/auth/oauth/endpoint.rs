@@ -101,6 +101,8 @@ pub(in crate::auth) struct Refusal {
     pub error: Error,
     /// What was offered is not good (any more): `invalid_grant`.
     pub invalid_grant: bool,
+    /// It was offered before, and no answer came that could be used.
+    pub repeated: bool,
 }
 
 impl From<Error> for Refusal {
@@ -108,6 +110,7 @@ impl From<Error> for Refusal {
         Self {
             error,
             invalid_grant: false,
+            repeated: false,
         }
     }
 }
@@ -200,6 +203,7 @@ impl Endpoint {
             endpoint: self.clone(),
             context: context.clone(),
             status: AtomicU16::new(0),
+            attempts: AtomicU16::new(0),
             who: who.clone(),
             assertion: match offer {
                 Offer::Assertion(signer) => Some(signer.clone()),
@@ -237,7 +241,7 @@ impl Endpoint {
                     .await
             }
         };
-        let answer = answer.map_err(|e| self.failed(offer, carrier.status.load(Relaxed), e))?;
+        let answer = answer.map_err(|e| self.failed(offer, &carrier, e))?;
         // Known to redaction before anything is made of it.
         let refresh_token = answer.refresh_token().map(|token| {
             redact::register(token.secret());
@@ -252,6 +256,14 @@ impl Endpoint {
             .into());
         }
         let token = Credential::new(answer.access_token().secret().clone(), "access token");
+        if token.expose().trim().is_empty() {
+            return Err(Error::new(
+                ErrorKind::Decode,
+                format!("{} gave an `access_token` that is empty", self.name()),
+            )
+            .hint("check `token_url`, and `body`, `params` and `headers` of the token request")
+            .into());
+        }
         let placed = TokenPlace::bearer().hold(token).map_err(|_| {
             Error::new(
                 ErrorKind::Decode,
@@ -311,6 +323,7 @@ impl Endpoint {
             endpoint: self.clone(),
             context: context.clone(),
             status: AtomicU16::new(0),
+            attempts: AtomicU16::new(0),
             who: self.describe(),
             assertion: None,
         };
@@ -342,12 +355,16 @@ impl Endpoint {
         if answer.status().is_success() {
             return Ok(());
         }
+        let body: Option<serde_json::Value> = serde_json::from_slice(answer.body()).ok();
+        let code = body.as_ref().and_then(|body| body["error"].as_str());
+        let code = code.and_then(answer::code).map(|code| format!(" `{code}`"));
         Err(Error::new(
             ErrorKind::Auth,
             format!(
-                "{} answered {}",
+                "{} answered {}{}",
                 self.name().replace("token endpoint", "revocation endpoint"),
-                answer.status().as_u16()
+                answer.status().as_u16(),
+                code.unwrap_or_default()
             ),
         )
         .hint(self.client_hint()))
@@ -422,7 +439,7 @@ impl Endpoint {
     fn failed(
         &self,
         offer: Offer<'_>,
-        status: u16,
+        carrier: &Carrier,
         e: RequestTokenError<Error, BasicErrorResponse>,
     ) -> Refusal {
         let invalid_grant = matches!(
@@ -430,8 +447,9 @@ impl Endpoint {
             RequestTokenError::ServerResponse(said) if said.error().as_ref() == "invalid_grant"
         );
         Refusal {
-            error: self.explained(offer, status, e),
+            error: self.explained(offer, carrier.status.load(Relaxed), e),
             invalid_grant,
+            repeated: carrier.attempts.load(Relaxed) > 1,
         }
     }
 
@@ -529,7 +547,7 @@ impl Offer<'_> {
                 "check user name and password, and that this person may log in without a second factor"
             }
             Self::Refresh(..) => {
-                "the refresh token has ended, was revoked, or was used by somebody else"
+                "the refresh token has ended, was revoked, or is spent: by somebody else, or by this program when the answer to an earlier run was lost"
             }
             Self::Assertion(_) => {
                 "check `issuer`, `subject`, `audience`, `kid` and the key, and this machine's clock"
@@ -546,6 +564,8 @@ struct Carrier {
     context: CallContext,
     /// Of the answer; the crate's errors forget it.
     status: AtomicU16,
+    /// How often it was sent.
+    attempts: AtomicU16,
     who: String,
     /// Signs what is offered.
     assertion: Option<Arc<Signer>>,
@@ -574,6 +594,7 @@ impl Sign for Carried<'_> {
             // A redirect has made a GET of it, which has no body.
             return Ok(());
         }
+        self.carrier.attempts.fetch_add(1, Relaxed);
         let endpoint = &self.carrier.endpoint;
         let audience = without_query(&endpoint.config.token_url);
         let mut params = self.params.clone();

@@ -178,7 +178,10 @@ impl Refresh {
         if !refusal.invalid_grant {
             return refusal.error;
         }
-        let why = refusal.error.find_hint().unwrap_or_default().to_owned();
+        let why = match refusal.repeated {
+            true => "the refresh token was probably spent by this program itself: it was offered before, and the answer was lost".to_owned(),
+            false => refusal.error.find_hint().unwrap_or_default().to_owned(),
+        };
         refusal
             .error
             .hint(format!("{why}: {}", self.vault.remedy()))

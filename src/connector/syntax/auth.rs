@@ -302,7 +302,7 @@ impl Lower<'_> {
 }
 
 /// The URL with an `x` for every template in it; `None` when even the host's beginning is one.
-fn example_url(text: &str) -> Option<Result<url::Url, url::ParseError>> {
+pub(super) fn example_url(text: &str) -> Option<Result<url::Url, url::ParseError>> {
     if text.starts_with("{{") || text.contains("{%") {
         return None;
     }

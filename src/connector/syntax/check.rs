@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
+use url::Url;
+
 use super::Lower;
+use super::auth::example_url;
 use super::stream::Draft;
 use crate::connector::model::{Auth, LoginPlace, Step};
 use crate::connector::template::Template;
@@ -100,6 +103,46 @@ pub(super) fn sessions(lower: &mut Lower<'_>, drafts: &[Draft]) {
                 ),
                 "say where one logs in as `login: {url: …}`, or give each an `auth` of its own"
                     .to_owned(),
+            );
+        }
+    }
+}
+
+/// Warns of a session that logs in at a host that is neither the API's own nor allowed, as far as the file
+/// says which they are: a source may allow it, or have another base URL.
+pub(super) fn login_hosts(lower: &mut Lower<'_>, drafts: &[Draft], allowed: &[String]) {
+    let literal = |template: &Template| {
+        let text = template.as_str();
+        let (_, rest) = text.split_once("://")?;
+        let host = rest.split(['/', '?', '#']).next()?;
+        match host.contains('{') {
+            true => None,
+            false => example_url(text)?.ok(),
+        }
+    };
+    let bases: Option<Vec<Url>> = drafts
+        .iter()
+        .map(|draft| literal(&draft.stream.base_url))
+        .collect();
+    // Then a run finds out.
+    let Some(mut known) = bases else { return };
+    for host in allowed {
+        // A login over plain http stays on this machine.
+        let schemes = ["https", "http"].iter();
+        known.extend(schemes.filter_map(|scheme| Url::parse(&format!("{scheme}://{host}/")).ok()));
+    }
+    for (at, url) in &lower.login_urls {
+        let Some(url) = literal(url) else { continue };
+        if !known.iter().any(|known| known.origin() == url.origin()) {
+            let host = url.host_str().unwrap_or_default();
+            let host = match url.port() {
+                Some(port) => format!("{host}:{port}"),
+                None => host.to_owned(),
+            };
+            lower.reader.findings.warning(
+                *at,
+                format!("`url` logs in at `{host}`, which is no host of the API: a run refuses it"),
+                format!("log in at the host of `base_url`, or add `allowed_hosts: ['{host}']`, here or to the source"),
             );
         }
     }

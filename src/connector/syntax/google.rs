@@ -23,11 +23,7 @@ impl Lower<'_> {
             let what = "`auth.google.access_token`";
             let fields = self.reader.fields(node, what, &["scopes"])?;
             if let Some(node) = fields.get("scopes") {
-                for (at, text) in self.reader.texts(node, "`scopes`") {
-                    let scope =
-                        self.template_text(at, text, "`scopes`", May::CONFIG, &mut Vec::new());
-                    scopes.extend(scope);
-                }
+                scopes = self.scopes(node);
             }
         }
         if scopes.is_empty() {
@@ -43,7 +39,19 @@ impl Lower<'_> {
         let what = "`auth.google.id_token`";
         let fields = self.reader.fields(node, what, &["audience"])?;
         let audience = match fields.get("audience") {
-            Some(node) => Some(self.template(node, "`audience`", May::CONFIG, &mut Vec::new())?),
+            Some(node) => {
+                let audience = self.template(node, "`audience`", May::CONFIG, &mut Vec::new())?;
+                if audience.as_str().trim().is_empty() {
+                    self.reader.findings.error(
+                        node.at,
+                        "`audience` is empty",
+                        "say whom the token is for, or leave it out: then it is the service's URL"
+                            .to_owned(),
+                    );
+                    return None;
+                }
+                Some(audience)
+            }
             None => None,
         };
         Some(Auth::GoogleIdToken { audience })

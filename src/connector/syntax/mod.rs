@@ -87,6 +87,7 @@ pub fn read(name: &str, file: &str, text: &str, schemas: &Schemas) -> (Option<Lo
         top,
         config: Vec::new(),
         auths: Vec::new(),
+        login_urls: Vec::new(),
     };
     let lowered = lower.connector(name, schemas);
     let findings = lower.reader.findings;
@@ -112,6 +113,8 @@ struct Lower<'n> {
     top: Fields<'n>,
     config: Vec<ConfigKey>,
     auths: Vec<Auth>,
+    /// URLs of sessions' logins, where they stand.
+    login_urls: Vec<(Position, Template)>,
 }
 
 impl<'n> Lower<'n> {
@@ -156,6 +159,7 @@ impl<'n> Lower<'n> {
         fit::schemas(&mut self.reader, &drafts, schemas);
         check::sessions(self, &drafts);
         check::google(self, &drafts);
+        check::login_hosts(self, &drafts, &allowed_hosts);
         check::config(self, &drafts);
         let streams = check::ordered(&mut self.reader, drafts)
             .into_iter()

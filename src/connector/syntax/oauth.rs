@@ -2,12 +2,13 @@
 //! statements.
 
 use super::Lower;
+use super::auth::example_url;
 use super::place::May;
 use crate::connector::model::{
     Auth, AuthorizationCode, ClientAuth, Grant, Jwt, JwtAlgorithm, OAuth, TokenBody,
 };
 use crate::connector::template::Template;
-use crate::yaml::{Fields, Node};
+use crate::yaml::{Fields, Node, Position, Value};
 
 const GRANTS: [&str; 5] = [
     "client_credentials",
@@ -41,6 +42,18 @@ const JWT: [&str; 9] = [
     "audience",
     "lifetime",
     "claims",
+];
+
+/// What the program itself says to the page where a person logs in, and where else it is to be said. A
+/// second one would undo what protects the login, or the server would take either.
+const LOGIN: [(&str, &str); 7] = [
+    ("response_type", "leave it out"),
+    ("state", "leave it out"),
+    ("code_challenge", "leave it out"),
+    ("code_challenge_method", "leave it out"),
+    ("redirect_uri", "say `redirect_host` and `redirect_port`"),
+    ("client_id", "say it as `client_id`"),
+    ("scope", "say it as `scopes`"),
 ];
 
 /// Lifetime of a statement when nobody says otherwise: long enough for clocks that differ.
@@ -145,13 +158,8 @@ impl Lower<'_> {
             }
             None => Template::parse("").ok(),
         };
-        let mut scopes = Vec::new();
-        if let Some(node) = fields.get("scopes") {
-            for (at, text) in self.reader.texts(node, "`scopes`") {
-                let scope = self.template_text(at, text, "`scopes`", May::CONFIG, &mut Vec::new());
-                scopes.extend(scope);
-            }
-        }
+        let scopes = fields.get("scopes").map(|node| self.scopes(node));
+        let scopes = scopes.unwrap_or_default();
         let body = fields.get("body").and_then(|node| {
             self.reader.choice(
                 node,
@@ -176,6 +184,33 @@ impl Lower<'_> {
             default_ttl,
             grant: Grant::ClientCredentials,
         })
+    }
+
+    /// Scopes: at least one, and none empty.
+    pub(super) fn scopes(&mut self, node: &Node) -> Vec<Template> {
+        let texts = self.reader.texts(node, "`scopes`");
+        if let Value::List(items) = &node.value
+            && items.is_empty()
+        {
+            self.reader.findings.error(
+                node.at,
+                "`scopes` is empty",
+                "name what the token is for, or leave it out".to_owned(),
+            );
+        }
+        let mut scopes = Vec::new();
+        for (at, text) in texts {
+            if text.trim().is_empty() {
+                self.reader.findings.error(
+                    at,
+                    "`scopes` holds an empty one",
+                    "name what the token is for, or leave it out".to_owned(),
+                );
+                continue;
+            }
+            scopes.extend(self.template_text(at, text, "`scopes`", May::CONFIG, &mut Vec::new()));
+        }
+        scopes
     }
 
     /// `basic`, `basic_raw`, `post`, or `{private_key_jwt: {…}}`.
@@ -251,7 +286,22 @@ impl Lower<'_> {
         let authorization_url = self
             .reader
             .required(fields, "authorization_url", what)
-            .and_then(|node| self.url(node, "`authorization_url`", true));
+            .and_then(|node| {
+                let url = self.url(node, "`authorization_url`", true)?;
+                if let Some(Ok(example)) = example_url(url.as_str()) {
+                    for (name, _) in example.query_pairs() {
+                        self.not_of_login(node.at, &name, "`authorization_url`");
+                    }
+                }
+                Some(url)
+            });
+        if let Some(node) = fields.get("authorization_params")
+            && let Value::Map(entries) = &node.value
+        {
+            for entry in entries {
+                self.not_of_login(entry.at, &entry.key, "`authorization_params`");
+            }
+        }
         let params = self.plain_map(
             fields.get("authorization_params"),
             "`authorization_params`",
@@ -284,6 +334,17 @@ impl Lower<'_> {
             refresh_token: refresh_token?,
             revocation_url,
         })
+    }
+
+    /// A parameter that the connector gives the login's page is none that the program gives it.
+    fn not_of_login(&mut self, at: Position, name: &str, what: &str) {
+        if let Some((_, hint)) = LOGIN.iter().find(|(own, _)| *own == name) {
+            self.reader.findings.error(
+                at,
+                format!("{what} holds `{name}`, which drawoff gives the page itself"),
+                (*hint).to_owned(),
+            );
+        }
     }
 
     fn optional_url(&mut self, fields: &Fields<'_>, key: &str) -> Option<Template> {

@@ -20,7 +20,7 @@ impl Lower<'_> {
             .and_then(|node| self.spot(node));
         let ttl = fields
             .get("ttl")
-            .and_then(|node| self.reader.duration_above_zero(node, "`ttl`"));
+            .map(|node| self.reader.duration_above_zero(node, "`ttl`"));
         let login = self
             .reader
             .required(&fields, "login", what)
@@ -33,7 +33,10 @@ impl Lower<'_> {
             body,
             token: token?,
             place: place?,
-            ttl,
+            ttl: match ttl {
+                Some(given) => Some(given?),
+                None => None,
+            },
         };
         self.must_be_secret(node.at, "`login`", &session.credentials());
         Some(Auth::Session(Box::new(session)))
@@ -56,7 +59,10 @@ impl Lower<'_> {
             (Some(node), None) => self
                 .path(node, May::CONFIG, &mut Vec::new())
                 .map(LoginPlace::Path),
-            (None, Some(node)) => self.url(node, "`url`", true).map(LoginPlace::Url),
+            (None, Some(node)) => self.url(node, "`url`", true).map(|url| {
+                self.login_urls.push((node.at, url.clone()));
+                LoginPlace::Url(url)
+            }),
             _ => {
                 self.reader.findings.error(
                     fields.at,
@@ -67,12 +73,12 @@ impl Lower<'_> {
                 None
             }
         };
-        let method = fields.get("method").and_then(|node| {
+        let method = fields.get("method").map(|node| {
             let methods = [("POST", false), ("GET", true)];
             self.reader.choice(node, "`method`", &methods)
         });
         let method = match method {
-            Some(true) => Method::GET,
+            Some(get) if get? => Method::GET,
             _ => Method::POST,
         };
         let headers = self.plain_map(fields.get("headers"), "`headers`", true);

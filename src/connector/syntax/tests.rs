@@ -6,6 +6,7 @@ use super::*;
 use crate::connector::model::*;
 use crate::connector::template::{ConfigValue, Scope};
 use crate::schema::landing::{Disposition, WriteMethod};
+use crate::yaml::finding::Severity;
 
 fn load(text: &str) -> Connector {
     let (lowered, findings) = read("acme", "acme.yaml", text, &Schemas::new());
@@ -483,6 +484,23 @@ fn mistakes_in_auth_are_shown_in_their_place() {
             "would show a secret",
         ),
         (
+            "{google: {id_token: {audience: ''}}}",
+            "''",
+            "`audience` is empty",
+        ),
+        (
+            "{google: {access_token: {scopes: []}}}",
+            "[]",
+            "`scopes` is empty",
+        ),
+        (
+            &format!(
+                "{{oauth2: {{client_credentials: {{{token}, client_secret: '{{{{ config.token }}}}', scopes: [a, '']}}}}}}"
+            ),
+            "'']",
+            "`scopes` holds an empty one",
+        ),
+        (
             "{session: {login: {path: /in, body: {a: '{{ config.token }}'}}, token: data}}",
             "data",
             "is no place in an answer",
@@ -701,4 +719,88 @@ fn only_what_is_appended_goes_straight_into_its_table() {
         "{shown}"
     );
     assert!(shown.contains("its disposition is `replace`"), "{shown}");
+}
+
+#[test]
+fn a_login_page_gets_nothing_twice() {
+    let token =
+        "token_url: 'https://l.example/t', client_id: c, refresh_token: '{{ config.refresh }}'";
+    for name in [
+        "state",
+        "redirect_uri",
+        "response_type",
+        "client_id",
+        "scope",
+        "code_challenge",
+        "code_challenge_method",
+    ] {
+        for (login, what) in [
+            (
+                format!(
+                    "authorization_url: 'https://l.example/a', authorization_params: {{{name}: x}}"
+                ),
+                "authorization_params",
+            ),
+            (
+                format!("authorization_url: 'https://l.example/a?tenant=t&{name}=x'"),
+                "authorization_url",
+            ),
+        ] {
+            let yaml = format!("{{oauth2: {{authorization_code: {{{token}, {login}}}}}}}");
+            let (lowered, findings) = read("acme", "acme.yaml", &auth_text(&yaml), &Schemas::new());
+            assert!(lowered.is_none(), "{yaml}");
+            let wanted = format!("`{what}` holds `{name}`");
+            let findings = findings.into_sorted();
+            let found = findings.iter().filter(|f| f.message.starts_with(&wanted));
+            assert_eq!(found.count(), 1, "{yaml}: {findings:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_session_logs_in_at_hosts_that_are_known() {
+    let at = |url: &str, more: &str| {
+        let yaml = format!(
+            "{{session: {{login: {{url: '{url}', body: {{a: '{{{{ config.token }}}}'}}}}, token: /t}}}}"
+        );
+        let text = format!("{}{more}", auth_text(&yaml));
+        let (_, findings) = read("acme", "acme.yaml", &text, &Schemas::new());
+        let findings = findings.into_sorted();
+        findings
+            .iter()
+            .any(|f| f.message.contains("no host of the API"))
+    };
+    assert!(at("https://other.example/in", ""));
+    assert!(at(
+        "https://other.example:8443/in",
+        "allowed_hosts: [other.example]\n"
+    ));
+    assert!(!at(
+        "https://other.example/in",
+        "allowed_hosts: [other.example]\n"
+    ));
+    assert!(!at(
+        "https://other.example:8443/in",
+        "allowed_hosts: ['other.example:8443']\n"
+    ));
+    assert!(!at("https://{{ config.id }}.example/in", ""));
+}
+
+#[test]
+fn one_mistake_in_a_session_is_one_finding() {
+    for (login, ttl) in [
+        ("{path: /in, method: PUT}", "1h"),
+        ("{path: /in}", "soon"),
+        (
+            "{path: /in, method: PUT, body: {a: '{{ config.token }}'}}",
+            "1h",
+        ),
+    ] {
+        let yaml = format!("{{session: {{login: {login}, token: /t, ttl: {ttl}}}}}");
+        let (lowered, findings) = read("acme", "acme.yaml", &auth_text(&yaml), &Schemas::new());
+        assert!(lowered.is_none());
+        let findings = findings.into_sorted();
+        let errors = findings.iter().filter(|f| f.severity == Severity::Error);
+        assert_eq!(errors.count(), 1, "{yaml}: {findings:#?}");
+    }
 }

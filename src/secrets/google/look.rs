@@ -30,6 +30,8 @@ pub enum SeenState {
     Disabled,
     /// It was there.
     Destroyed,
+    /// It is there, and no run can use it.
+    Unusable(Error),
     /// Whoever asks may not know.
     Denied(Error),
     /// It could not be found out.
@@ -141,7 +143,7 @@ impl SecretManager {
 }
 
 /// Whether it is a permission that is missing, and not the service itself.
-fn is_denied(failure: &Failure) -> bool {
+pub(super) fn is_denied(failure: &Failure) -> bool {
     failure.status == Some(403)
         && matches!(
             failure.info["reason"].as_str(),

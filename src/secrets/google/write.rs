@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
+use super::look::is_denied;
 use super::{Ask, Deed, Name, SecretManager, answered_version, explain, payload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::google::{Failure, RetryPolicy};
@@ -212,18 +213,25 @@ impl SecretManager {
 #[async_trait]
 impl SecretWriter for SecretManager {
     async fn put(&self, reference: &SecretRef, value: &SecretString) -> Result<Stored> {
-        let name = Name::of(reference)?;
-        if name.version != "latest" {
-            return Err(Error::config(format!(
-                "`{reference}` names one version, and a new value is a new version"
-            ))
-            .hint("leave the version out of the reference, so that it means the newest"));
-        }
+        unpinned(reference)?;
         let added = self.add(reference, value, false).await?;
         Ok(Stored {
             place: added.place,
             version: Some(added.version),
         })
+    }
+
+    async fn writable(&self, reference: &SecretRef) -> Result<()> {
+        unpinned(reference)?;
+        let name = Name::of(reference)?;
+        let what = format!("look up secret `{}`", name.parent());
+        match self.ask(&name, what, Ask::get(&[name.secret])).await {
+            // Who may add versions need not be allowed to look.
+            Err(failure) if !is_denied(&failure) => {
+                Err(explain(&self.google, Deed::Add, &name, failure))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn disable(&self, reference: &SecretRef, version: u64) -> Result<()> {
@@ -235,5 +243,16 @@ impl SecretWriter for SecretManager {
             Some(version) => self.switch(reference, version, "disable").await,
             None => Ok(()),
         }
+    }
+}
+
+/// Refuses a reference that names one version: it would not lead to a new value.
+fn unpinned(reference: &SecretRef) -> Result<()> {
+    match reference.is_pinned() {
+        true => Err(Error::config(format!(
+            "`{reference}` names one version, and a new value is a new version"
+        ))
+        .hint("leave the version out of the reference, so that it means the newest")),
+        false => Ok(()),
     }
 }
