@@ -110,10 +110,10 @@ impl Identity {
         let answer = answer?;
         match answer {
             CacheableResource::New { data, .. }
-                if !data
+                if data
                     .get(AUTHORIZATION)
                     .and_then(bearer)
-                    .is_some_and(|token| !token.trim().is_empty()) =>
+                    .is_none_or(|token| token.trim().is_empty()) =>
             {
                 self.access.lock().await.remove(scopes);
                 Err(Error::new(
