@@ -1,7 +1,9 @@
 //! Who this program is to Google: Application Default Credentials, found once, on first need, and
 //! the tokens they give, kept while they are good.
 //!
-//! `google-cloud-auth` mints and renews the tokens. The search is here, so that an empty variable
+//! `google-cloud-auth` mints and renews the tokens of key files, federated identities and impersonated
+//! accounts; those of logins and of the metadata server are asked for here, past proxies and redirects
+//! ([`login`], [`metadata`]). The search is here, too, so that an empty variable
 //! counts as unset, `gcloud`'s configuration folder is honoured, files are checked before a secret
 //! of theirs is sent anywhere, and a failure can say where it has looked and what to do.
 
