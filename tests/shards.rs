@@ -1,6 +1,9 @@
 //! A run that several tasks share: complete, each row once, whatever is killed, and the rate limit kept by
 //! all together.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,8 +11,8 @@ use serde_json::{Value, json};
 use crate::support::binary::{Bench, Ran, Running, moment};
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::fake_api::{FakeApi, Received, Reply};
-use crate::support::rows::sorted;
-use crate::support::shop::{COLUMNS, Shelf, connector, item, page, rows};
+use crate::support::rows::micros;
+use crate::support::shop::{self, COLUMNS, Shelf, connector, item, page};
 use crate::support::tables::{Row, content, parquet, sqlite};
 
 /// Tasks of an execution.
@@ -48,12 +51,24 @@ fn all_kinds(url: &url::Url) -> String {
 
 /// Serves [`all_kinds`]. Children have the ids `parent * 100 + n`.
 fn serve(shelf: &Shelf, request: &Received) -> Reply {
+    serve_named(shelf, request, None)
+}
+
+/// The same, children with this name.
+fn serve_named(shelf: &Shelf, request: &Received, name: Option<&str>) -> Reply {
     let parts: Vec<&str> = request.path.trim_matches('/').split('/').collect();
     match parts[..] {
         ["replaced", parent, "children"] => {
             let parent: i64 = parent.parse().unwrap();
             let children = Shelf::default();
-            children.change(|rows| rows.extend((1..=7).map(|n| item(parent * 100 + n, n * 9_000))));
+            children.change(|rows| {
+                rows.extend((1..=7).map(|n| item(parent * 100 + n, n * 9_000)));
+                for row in rows {
+                    if let Some(name) = name {
+                        row["name"] = name.into();
+                    }
+                }
+            });
             children.serve(request)
         }
         ["replaced"] => page(&shelf.rows()[..PARENTS], request),
@@ -95,6 +110,8 @@ impl Place {
     fn bench(&self, url: &url::Url) -> Bench {
         match self {
             Self::BigQuery(emulator, _) => bench(url)
+                .env("DRAWOFF_STREAM", "spans,children")
+                .env("DRAWOFF_SLICE_ROWS", "20")
                 .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
                 .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
                 .env("NO_GCE_CHECK", "true"),
@@ -102,32 +119,43 @@ impl Place {
         }
     }
 
-    /// The rows of all tables, without when and by which run they came.
-    fn tables(&self, bench: &Bench) -> Vec<Vec<Row>> {
+    /// The streams that are tried there: BigQuery's emulator takes its time.
+    fn kinds(&self) -> Vec<&'static str> {
         match self {
-            Self::Sqlite => KINDS
-                .map(|t| content(sqlite(&bench.path("drawoff.db"), t)))
-                .to_vec(),
-            Self::Parquet => KINDS
-                .map(|t| content(parquet(&bench.path("out"), t)))
-                .to_vec(),
-            Self::BigQuery(emulator, dataset) => {
-                let there = emulator.tables(dataset);
-                let of = |table: &str| {
-                    if !there.iter().any(|t| t == table) {
-                        return Vec::new();
-                    }
-                    let sql =
-                        format!("SELECT * EXCEPT (_extracted_at, _run_id) FROM {dataset}.{table}");
-                    let rows = emulator.query(&sql);
-                    sorted(rows.as_array().unwrap().clone())
-                        .into_iter()
-                        .map(|row| serde_json::from_value(row).unwrap())
-                        .collect()
-                };
-                KINDS.map(of).to_vec()
-            }
+            Self::BigQuery(..) => vec!["spans", "children"],
+            _ => KINDS.to_vec(),
         }
+    }
+
+    /// The rows of the tables, without when and by which run they came.
+    fn tables(&self, bench: &Bench, kinds: &[&str]) -> Vec<Vec<Row>> {
+        let read = |table: &str| match self {
+            Self::Sqlite => content(sqlite(&bench.path("drawoff.db"), table)),
+            Self::Parquet => content(parquet(&bench.path("out"), table)),
+            Self::BigQuery(emulator, dataset) => {
+                if !emulator.tables(dataset).iter().any(|t| t == table) {
+                    return Vec::new();
+                }
+                let sql = format!("SELECT * FROM {dataset}.{table}");
+                let rows = emulator.query(&sql).as_array().unwrap().clone();
+                content(
+                    rows.into_iter()
+                        .map(|row| serde_json::from_value(row).unwrap())
+                        .collect(),
+                )
+            }
+        };
+        let same_times = |mut rows: Vec<Row>| {
+            for row in &mut rows {
+                let text = row["updated_at"].as_str().unwrap();
+                let civil = text.trim_end_matches('Z').trim_end_matches("+00:00");
+                let at = micros(civil);
+                row.insert("updated_at".to_owned(), json!(at));
+            }
+            rows.sort_by_cached_key(|row| json!(row).to_string());
+            rows
+        };
+        kinds.iter().map(|table| same_times(read(table))).collect()
     }
 
     /// Streams that have a checkpoint.
@@ -161,6 +189,17 @@ impl Place {
         names.sort();
         names
     }
+}
+
+/// The records as a table holds them.
+fn rows(shelf: &Shelf) -> Vec<Row> {
+    let mut rows = shop::rows(&shelf.rows());
+    for row in &mut rows {
+        let at = micros(row["updated_at"].as_str().unwrap().trim_end_matches('Z'));
+        row.insert("updated_at".to_owned(), json!(at));
+    }
+    rows.sort_by_cached_key(|row| json!(row).to_string());
+    rows
 }
 
 /// A task as Cloud Run starts it.
@@ -257,21 +296,15 @@ async fn killed_tasks(place: Place, usual: usize, longest: Duration) {
         let shelf = shelf();
         let served = shelf.clone();
         let api = FakeApi::start(move |request| serve(&served, request)).await;
-        let place = match &place {
-            Place::BigQuery(emulator, _) => {
-                Place::BigQuery(emulator, emulator.dataset(&format!("shards{round}")))
-            }
-            Place::Sqlite => Place::Sqlite,
-            Place::Parquet => Place::Parquet,
-        };
         let bench = place.bench(&api.url());
         for execution in ["one", "two"] {
             let peace = self::bench(&api.url());
             peace.run(&["--source", "shop"]).await.exits(0);
-            let want = Place::Sqlite.tables(&peace);
+            let kinds = place.kinds();
+            let want = Place::Sqlite.tables(&peace, &kinds);
             killed += disturbed(&bench, &place, &format!("{execution}{round}"), longest).await;
-            let found = place.tables(&bench);
-            for (i, kind) in KINDS.iter().enumerate() {
+            let found = place.tables(&bench, &kinds);
+            for (i, kind) in kinds.iter().enumerate() {
                 // Rows are added to where they changed: there the old one stays.
                 let right = match (*kind, execution) {
                     ("appended", "two") => found[i].len() == shelf.rows().len() + 2,
@@ -285,8 +318,7 @@ async fn killed_tasks(place: Place, usual: usize, longest: Duration) {
                     found[i].iter().map(|r| &r["id"]).collect::<Vec<_>>(),
                 );
             }
-            let mut streams: Vec<&str> = KINDS.into_iter().filter(|k| *k != "replaced").collect();
-            streams.push("replaced");
+            let mut streams = kinds;
             streams.sort_unstable();
             assert_eq!(place.checkpoints(&bench), streams, "no part has left one");
             let lately = jiff::Timestamp::now() - Duration::from_secs(60);
@@ -313,15 +345,63 @@ async fn tasks_are_killed_and_files_are_right() {
     killed_tasks(Place::Parquet, ROUNDS, Duration::from_millis(400)).await;
 }
 
+/// One large backfill after the other into BigQuery, each with other names for all records: every row must
+/// come with each, and no row twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_are_killed_and_bigquery_is_right() {
+    /// Backfills into one dataset.
+    const TOGETHER: usize = 10;
     let emulator = Emulator::get();
-    killed_tasks(
-        Place::BigQuery(emulator, String::new()),
-        1,
-        Duration::from_secs(12),
-    )
+    let (shelf, round) = (shelf(), Arc::new(AtomicUsize::new(0)));
+    let (served, now) = (shelf.clone(), round.clone());
+    let api = FakeApi::start(move |request| {
+        let name = format!("round {}", now.load(Ordering::SeqCst));
+        served.change(|rows| {
+            rows.iter_mut()
+                .for_each(|r| r["name"] = name.as_str().into())
+        });
+        serve_named(&served, request, Some(&name))
+    })
     .await;
+    let mut killed = 0;
+    let mut place = Place::BigQuery(emulator, emulator.dataset("shards"));
+    let mut bench = place.bench(&api.url()).env("DRAWOFF_SINCE", "2026-01-01");
+    let kinds = place.kinds();
+    for number in 0..rounds(2) {
+        if number > 0 && number % TOGETHER == 0 {
+            place = Place::BigQuery(emulator, emulator.dataset(&format!("shards{number}")));
+            bench = place.bench(&api.url()).env("DRAWOFF_SINCE", "2026-01-01");
+        }
+        round.store(number, Ordering::SeqCst);
+        let execution = format!("backfill-{number}");
+        killed += disturbed(&bench, &place, &execution, Duration::from_secs(8)).await;
+        let found = place.tables(&bench, &kinds);
+        let name = json!(format!("round {number}"));
+        for (kind, rows) in kinds.iter().zip(&found) {
+            let ids: BTreeSet<i64> = rows.iter().map(|r| r["id"].as_i64().unwrap()).collect();
+            let all: BTreeSet<i64> = match *kind {
+                "spans" => (1..=90).collect(),
+                _ => (1..=PARENTS as i64)
+                    .flat_map(|parent| (1..=7).map(move |n| parent * 100 + n))
+                    .collect(),
+            };
+            assert_eq!(
+                rows.len(),
+                ids.len(),
+                "round {number}: `{kind}` has rows twice"
+            );
+            assert_eq!(ids, all, "round {number}: `{kind}`");
+            assert!(
+                rows.iter().all(|r| r["name"] == name),
+                "round {number}: not all rows of `{kind}` came: {rows:?}"
+            );
+        }
+        assert_eq!(place.checkpoints(&bench), ["children", "spans"]);
+        if rounds(2) > 2 {
+            println!("round {number}: right; {killed} killed so far");
+        }
+    }
+    assert!(killed > 0, "every task was over before it was killed");
 }
 
 /// Number of loads' rows by stream, from the database.
@@ -341,8 +421,8 @@ async fn tasks_that_come_together_or_in_turn_read_everything_once() {
         let api = FakeApi::start(move |request| serve(&served, request)).await;
         let bench = bench(&api.url());
         let ran = execute(&bench, &Place::Sqlite, "x", together).await;
-        let want = rows(&shelf.rows());
-        let found = Place::Sqlite.tables(&bench);
+        let want = rows(&shelf);
+        let found = Place::Sqlite.tables(&bench, &KINDS);
         for kind in 0..3 {
             assert_eq!(found[kind], want, "{}", KINDS[kind]);
         }
@@ -371,7 +451,7 @@ async fn tasks_that_come_together_or_in_turn_read_everything_once() {
         // A run that is alone goes on from there.
         shelf.change(|rows| rows.push(item(91, 456_000)));
         bench.run(&["--source", "shop"]).await.exits(0);
-        assert_eq!(Place::Sqlite.tables(&bench)[0], rows(&shelf.rows()));
+        assert_eq!(Place::Sqlite.tables(&bench, &KINDS)[0], rows(&shelf));
     }
 }
 
@@ -399,7 +479,7 @@ async fn a_lost_task_costs_its_own_parts_alone() {
     // The task never comes. A run of one reads what it has left, and what came since, and no more.
     shelf.change(|rows| rows.push(item(91, 456_000)));
     let ran = bench.run(&["--source", "shop"]).await.exits(0);
-    assert_eq!(Place::Sqlite.tables(&bench)[0], rows(&shelf.rows()));
+    assert_eq!(Place::Sqlite.tables(&bench, &KINDS)[0], rows(&shelf));
     // The record at the cursor once more, which might have company by now.
     assert_eq!(published(&bench, "spans"), 92, "{ran}");
     assert_eq!(Place::Sqlite.checkpoints(&bench).len(), KINDS.len());
@@ -416,13 +496,13 @@ async fn more_tasks_or_fewer_go_on_with_what_others_left() {
     for text in ["0/2", "1/2"] {
         bench.run(&shard(text)).await.exits(0);
     }
-    for (kind, rows) in KINDS.iter().zip(&Place::Sqlite.tables(&bench)) {
+    for (kind, rows) in KINDS.iter().zip(&Place::Sqlite.tables(&bench, &KINDS)) {
         // Between two slices of a sorted listing, the record at the cursor is read once more.
         if !["sorted", "replaced"].contains(kind) {
             assert_eq!(published(&bench, kind), rows.len() as i64, "{kind}");
         }
     }
-    assert_eq!(Place::Sqlite.tables(&bench)[0], rows(&shelf.rows()));
+    assert_eq!(Place::Sqlite.tables(&bench, &KINDS)[0], rows(&shelf));
 }
 
 #[tokio::test]
@@ -451,7 +531,7 @@ async fn a_backfill_is_split_and_leaves_the_cursor() {
         bench.run(&[&args[..], &span].concat()).await.exits(0);
     }
     assert_eq!(cursor(), before);
-    let corrected = Place::Sqlite.tables(&bench)[0]
+    let corrected = Place::Sqlite.tables(&bench, &KINDS)[0]
         .iter()
         .filter(|r| r["name"] == json!("corrected"))
         .count();

@@ -155,6 +155,7 @@ impl Run {
         if let Some(split) = open_split(&place, ready) {
             return Ok(Work::Parts(place, split));
         }
+        self.tidy(&place, &stored).await?;
         let same = |s: &Split| s.ended && s.execution.is_some() && s.execution == self.execution;
         if before.split.as_ref().is_some_and(same) {
             return Ok(Work::Nothing);
@@ -258,9 +259,12 @@ impl Run {
         lot: &Lot,
         meter: &Arc<Meter>,
     ) -> Result<()> {
-        // Another attempt of this task may have got further meanwhile.
-        let saved = self.stored().await?.remove(&key);
-        if is_read(saved.as_ref(), split) {
+        // Another attempt of this task may have got further meanwhile, or to the end of all.
+        let mut stored = self.stored().await?;
+        let saved = stored.remove(&key);
+        let now = stored.get(&place.key);
+        let open = now.is_some_and(|s| s.checkpoint.split.as_ref() == Some(split));
+        if !open || is_read(saved.as_ref(), split) {
             return Ok(());
         }
         let version = saved.as_ref().map_or(0, |s| s.version);
@@ -341,6 +345,25 @@ impl Run {
             "all parts of the stream are read"
         );
         Ok(Some(joined))
+    }
+
+    /// Forgets the parts of a split that has ended, where whoever joined them did not get to it.
+    async fn tidy(&self, place: &Place, stored: &Stored) -> Result<()> {
+        let before = place.published();
+        let Some(split) = before.split.filter(|s| s.ended) else {
+            return Ok(());
+        };
+        let left: Vec<(String, u64)> = (0..split.parts().len())
+            .filter_map(|n| {
+                let key = key_of(place, n);
+                let saved = stored.get(&key)?;
+                Some((key.stream, saved.version))
+            })
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.destination.forget(&self.source.name, &left).await
     }
 
     /// The checkpoints of all parts, in order, if all are read.
