@@ -1,6 +1,7 @@
 //! The integration suite: one binary, a module per behaviour.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod all;
 mod architecture;
 mod auth;
 mod bigquery;
