@@ -13,7 +13,7 @@ RUN mkdir src connectors schemas \
     && echo 'fn main() {}' > src/main.rs \
     # Cargo wants every target that Cargo.toml names to be there, built or not.
     && mkdir tests benches \
-    && touch tests/main.rs benches/bigquery.rs benches/codec.rs benches/pipeline.rs \
+    && touch tests/main.rs benches/bigquery.rs benches/codec.rs benches/memory.rs benches/pipeline.rs benches/start.rs \
     && cargo build --locked --release \
     && rm -rf src connectors schemas
 

@@ -53,6 +53,7 @@ fn main() {
                     ("BIGQUERY_EMULATOR_HOST", emulator.rest().to_owned()),
                     ("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc().to_owned()),
                 ],
+                ..server::Job::default()
             });
             figures.print(method, rows);
             let counted = emulator.query(&format!(

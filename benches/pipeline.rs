@@ -6,6 +6,7 @@
 
 #[allow(dead_code)]
 mod rows;
+#[allow(dead_code)]
 mod server;
 
 use server::{Figures, Job, Server};
@@ -46,6 +47,6 @@ fn run(server: &Server, rows: u64, kind: &str) -> Figures {
         rows,
         destination: format!("{kind}:{}", dir.path().join("out").display()),
         stream: "table: {disposition: append}".into(),
-        environment: Vec::new(),
+        ..Job::default()
     })
 }

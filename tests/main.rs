@@ -1,6 +1,7 @@
 //! The integration suite: one binary, a module per behaviour.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod all;
 mod architecture;
 mod auth;
 mod bigquery;
@@ -29,6 +30,7 @@ mod kept_rows;
 mod lint_cli;
 mod logging;
 mod login;
+mod maintenance;
 mod oddities;
 mod paging;
 mod refresh;
@@ -38,6 +40,7 @@ mod secrets_cli;
 mod serve;
 mod sessions;
 mod shards;
+mod shutdown;
 mod state;
 mod storage_write;
 mod support;

@@ -1,4 +1,4 @@
-//! The rows of all benchmarks: 20 columns (integers, floats, strings, flags, times, a nested object,
+//! The rows of the benchmarks: most have 20 columns (integers, floats, strings, flags, times, a nested object,
 //! an array of objects, nulls), about 600 bytes of JSON each.
 
 use std::fmt::Write as _;
@@ -139,4 +139,33 @@ pub fn usage(children: bool) -> (f64, u64) {
         seconds(usage.user_time()) + seconds(usage.system_time()),
         usage.max_rss() as u64,
     )
+}
+
+/// Columns of the small rows.
+pub const SMALL: &str = r#"[
+    {"name": "id", "type": "INT64", "mode": "REQUIRED"},
+    {"name": "name", "type": "STRING"},
+    {"name": "amount", "type": "FLOAT64"},
+    {"name": "active", "type": "BOOL"},
+    {"name": "updated_at", "type": "TIMESTAMP"}
+]"#;
+
+/// A page of small rows as a JSON array: these ids.
+pub fn small_page(ids: Range<u64>) -> String {
+    let mut text = String::with_capacity(ids.clone().count() * 100 + 2);
+    text.push('[');
+    for id in ids.clone() {
+        let comma = if id == ids.start { "" } else { "," };
+        let _ = write!(
+            text,
+            r#"{comma}{{"id":{id},"name":"user {}","amount":{}.25,"active":{},"updated_at":"2026-01-{:02}T{:02}:00:00Z"}}"#,
+            id.wrapping_mul(7_919) % 1_000_003,
+            id % 10_007,
+            id.is_multiple_of(3),
+            id % 28 + 1,
+            id % 24,
+        );
+    }
+    text.push(']');
+    text
 }

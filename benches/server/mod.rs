@@ -1,5 +1,8 @@
 //! A server in a process of its own that is not the bottleneck: records are computed before the clock starts,
-//! and its CPU time does not count. And runs of the release binary against it.
+//! and its CPU time does not count. And runs of the release binary against it, under a limit of memory where
+//! one is asked for.
+
+mod group;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -8,16 +11,29 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::Query;
+use axum::extract::{Path as Place, Query};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 
 use crate::rows;
+use group::Group;
 
 const PAGE_ROWS: u64 = 1_000;
 /// Pages whose records differ in more than their id; the server goes round them.
 const DISTINCT: u64 = 64;
+
+/// The rows of a job.
+#[derive(Clone, Copy, Default)]
+pub enum Shape {
+    /// Those of most benchmarks: 20 columns, 576 bytes.
+    #[default]
+    Wide,
+    /// Five columns, some 90 bytes.
+    Small,
+    /// The same, each the only child of a parent of its own.
+    Children,
+}
 
 #[derive(serde::Deserialize)]
 struct Asked {
@@ -53,8 +69,14 @@ fn serve() {
     let answer = move |Query(asked): Query<Asked>| {
         let first = asked.since + (asked.page - 1) * PAGE_ROWS;
         let body = rows::page(&records, first..asked.rows.min(first + PAGE_ROWS));
-        async move { ([(CONTENT_TYPE, "application/json")], body).into_response() }
+        async move { json(body) }
     };
+    let small = |Query(asked): Query<Asked>| {
+        let first = asked.since + (asked.page - 1) * PAGE_ROWS;
+        let body = rows::small_page(first..asked.rows.min(first + PAGE_ROWS));
+        async move { json(body) }
+    };
+    let child = |Place(id): Place<u64>| async move { json(rows::small_page(id..id + 1)) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -64,23 +86,35 @@ fn serve() {
             .await
             .expect("a port");
         println!("{}", listener.local_addr().expect("an address"));
-        axum::serve(listener, Router::new().route("/rows", get(answer)))
-            .await
-            .expect("served");
+        let routes = Router::new()
+            .route("/rows", get(answer))
+            .route("/small", get(small))
+            .route("/small/{id}/child", get(child));
+        axum::serve(listener, routes).await.expect("served");
     });
 }
 
-/// Runs the binary as the only child this process ever has, so that the kernel's figures are its own.
+fn json(body: String) -> axum::response::Response {
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Runs the binary as the only child this process ever has, so that the kernel's figures are its own; within
+/// the control group that is named first, if one is.
 fn watch(args: &[String]) {
+    let (group, args) = args.split_first().expect("a group, or an empty one");
+    if !group.is_empty() {
+        Group::enter(Path::new(group));
+    }
     let begun = Instant::now();
-    let status = Command::new(env!("CARGO_BIN_EXE_drawoff"))
+    let output = Command::new(env!("CARGO_BIN_EXE_drawoff"))
         .args(args)
-        .stdout(Stdio::null())
-        .status()
+        .stderr(Stdio::inherit())
+        .output()
         .expect("the binary starts");
     let wall = begun.elapsed().as_secs_f64();
     let (cpu, peak) = rows::usage(true);
-    assert!(status.success(), "the run ends well");
+    let summary = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "the run ends well: {summary}");
     println!("{cpu} {wall} {}", peak as f64 / 1024.0);
 }
 
@@ -91,6 +125,7 @@ pub struct Server {
 }
 
 /// What to run.
+#[derive(Default)]
 pub struct Job {
     /// Rows that the server has.
     pub rows: u64,
@@ -100,6 +135,10 @@ pub struct Job {
     pub stream: String,
     /// Environment variables.
     pub environment: Vec<(&'static str, String)>,
+    /// What the rows look like.
+    pub shape: Shape,
+    /// Most memory, in bytes: a control group's limit, with working directory and temporary files in memory.
+    pub memory: Option<u64>,
 }
 
 impl Server {
@@ -122,13 +161,27 @@ impl Server {
 
     /// One run of the binary; its own CPU time, wall time and largest resident set.
     pub fn run(&self, job: &Job) -> Figures {
-        let dir = tempfile::tempdir().expect("a folder");
+        let group = job.memory.map(Group::new);
+        let dir = match &group {
+            Some(_) => tempfile::tempdir_in("/dev/shm").expect("a folder in memory"),
+            None => tempfile::tempdir().expect("a folder"),
+        };
         self.write_connector(dir.path(), job);
         let output = Command::new(std::env::current_exe().expect("this program"))
-            .args(["run", "--source", "bench", "-q", "--destination"])
+            .arg("run")
+            .arg(group.as_ref().map_or(Path::new(""), Group::path))
+            .args([
+                "--source",
+                "bench",
+                "--stream",
+                "rows",
+                "-q",
+                "--destination",
+            ])
             .args([&job.destination, "--connectors"])
             .arg(dir.path().join("connectors"))
             .current_dir(dir.path())
+            .env("TMPDIR", dir.path())
             .envs(job.environment.iter().map(|(k, v)| (k, v)))
             .stderr(Stdio::inherit())
             .output()
@@ -143,6 +196,7 @@ impl Server {
             cpu: figures[0],
             wall: figures[1],
             peak: figures[2],
+            held: group.map(|g| g.most() as f64 / 1e6),
         }
     }
 
@@ -150,12 +204,21 @@ impl Server {
         let connectors = dir.join("connectors");
         let schemas = connectors.join("schemas/bench");
         std::fs::create_dir_all(&schemas).expect("a folder");
-        std::fs::write(schemas.join("rows.json"), rows::SCHEMA).expect("a schema");
+        let (schema, streams) = match job.shape {
+            Shape::Wide => (rows::SCHEMA, "rows: {".to_owned()),
+            Shape::Small => (rows::SMALL, "rows: {path: /small, ".to_owned()),
+            Shape::Children => (
+                rows::SMALL,
+                "small: {}\n  rows: {path: \"/small/{small.id}/child\", primary_key: [id], pagination: none, "
+                    .to_owned(),
+            ),
+        };
+        std::fs::write(schemas.join("rows.json"), schema).expect("a schema");
         let text = format!(
             "title: Bench\nbase_url: http://{}\nauth: none\nrate_limit: {{concurrency: 4}}\n\
              params: {{rows: {}}}\n\
              pagination: {{page: {{page_param: page, size_param: per_page, size: {PAGE_ROWS}}}}}\n\
-             records: \"\"\nstreams:\n  rows: {{{}}}\n",
+             records: \"\"\nstreams:\n  {streams}{}}}\n",
             self.address, job.rows, job.stream
         );
         std::fs::write(connectors.join("bench.yaml"), text).expect("a connector");
@@ -177,6 +240,8 @@ pub struct Figures {
     pub wall: f64,
     /// Largest resident set, in MB.
     pub peak: f64,
+    /// Where memory was limited: the most that was held at once, files included, in MB.
+    pub held: Option<f64>,
 }
 
 impl Figures {
@@ -192,8 +257,12 @@ impl Figures {
     pub fn print(&self, what: &str, rows: u64) {
         let rate = rows as f64 / self.cpu;
         println!(
-            "{what:28} {rows:>9} {:>12.3} {rate:>12.0} {:>9.3} {:>9.1}",
-            self.cpu, self.wall, self.peak
+            "{what:28} {rows:>9} {:>12.3} {rate:>12.0} {:>9.3} {:>9.1}{}",
+            self.cpu,
+            self.wall,
+            self.peak,
+            self.held
+                .map_or(String::new(), |held| format!("   held {held:.1} MB"))
         );
     }
 }

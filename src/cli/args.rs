@@ -35,6 +35,7 @@ Examples:
   drawoff --source demo                              try it: rows land in ./drawoff.db
   drawoff --source demo --destination parquet:out    the same into Parquet files
   drawoff --source acme --stream tickets             one stream of a source of yours
+  drawoff --all                                      every source of drawoff.yaml, in its order
   drawoff --source acme --since 2024-01-01           load again from that day on
   drawoff check --source acme                        are credentials and permissions right?
   drawoff preview --source acme --stream tickets     look at rows, store nothing
@@ -73,7 +74,7 @@ Environment:
     long_about = LONG_ABOUT,
     after_help = AFTER_HELP,
     after_long_help = AFTER_LONG_HELP,
-    override_usage = "drawoff --source NAME [OPTIONS]\n       drawoff COMMAND",
+    override_usage = "drawoff --source NAME [OPTIONS]\n       drawoff --all [OPTIONS]\n       drawoff COMMAND",
     subcommand_help_heading = "Commands",
     disable_help_subcommand = true,
     max_term_width = 100
@@ -269,6 +270,7 @@ impl SourceOverrides {
             set: self.set.clone(),
             base_url: self.base_url.clone(),
             impersonate: global.impersonate_service_account.clone(),
+            source_by_source: false,
         }
     }
 }
@@ -298,10 +300,18 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
     let matches = parsed?;
     let cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))?;
     if cli.command.is_none() {
-        if cli.run.source.is_none() {
+        if cli.run.sources.is_empty() && !cli.run.all {
             return Err(command.error(
                 ErrorKind::MissingRequiredArgument,
-                "which source? Try `drawoff --source demo`; `drawoff connectors list` shows what else there is",
+                "which source? Try `drawoff --source demo`; `drawoff connectors list` shows what else there is, and `--all` runs all of drawoff.yaml",
+            ));
+        }
+        if cli.run.runs_several()
+            && let Some(flag) = cli.run.of_one_source()
+        {
+            return Err(command.error(
+                ErrorKind::ArgumentConflict,
+                format!("`{flag}` (or its variable) speaks of one source, and several are to run: name the one with `--source`"),
             ));
         }
         if let (Some(since), Some(until)) = (cli.run.since, cli.run.until)

@@ -25,7 +25,7 @@ fn a_run_with_everything() {
     )
     .unwrap();
     let run = cli.run;
-    assert_eq!(run.source.as_deref(), Some("acme"));
+    assert_eq!(run.sources, ["acme"]);
     assert_eq!(run.streams, ["a", "b", "c"]);
     assert_eq!(run.since.unwrap().to_string(), "2024-01-01T00:00:00Z");
     assert_eq!(run.until.unwrap().to_string(), "2024-02-01T11:00:00Z");
@@ -92,11 +92,32 @@ fn what_cannot_be_meant_is_refused_with_what_can() {
 }
 
 #[test]
+fn a_source_that_is_named_goes_before_all() {
+    let run = |line: &str| parsed(line).unwrap().run;
+    assert!(run("drawoff --all").runs_all());
+    assert!(run("drawoff --all --deadline 50m --since 2024-01-01").runs_several());
+    let named = run("drawoff --all --source acme --stream tickets --set k=v");
+    assert!(!named.runs_all() && !named.runs_several());
+    let several = run("drawoff --source acme,shop --source acme");
+    assert_eq!(several.names(), ["acme", "shop"]);
+    assert!(!several.runs_all() && several.runs_several());
+    assert!(!run("drawoff --source acme,acme --stream a").runs_several());
+    for flag in ["--stream a", "--set k=v", "--base-url http://localhost:1"] {
+        for sources in ["--all", "--source acme,shop"] {
+            let text = refused(&format!("drawoff {sources} {flag}"));
+            let (name, _) = flag.split_once(' ').unwrap();
+            assert!(text.contains(&format!("`{name}`")), "{text}");
+            assert!(text.contains("name the one with `--source`"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn short_help_is_short_and_grouped() {
     let text = help("drawoff -h");
     assert!(text.starts_with("Draws rows off third-party REST APIs and lands them in BigQuery\n"));
     assert!(
-        text.contains("Usage: drawoff --source NAME [OPTIONS]\n       drawoff COMMAND\n"),
+        text.contains("Usage: drawoff --source NAME [OPTIONS]\n       drawoff --all [OPTIONS]\n       drawoff COMMAND\n"),
         "{text}"
     );
     let headings: Vec<&str> = text

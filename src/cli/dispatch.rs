@@ -16,10 +16,11 @@ use super::preview::PreviewFormat;
 use super::progress::Progress;
 use super::run::RunArgs;
 use super::secrets::{self, SecretsCommand};
+use super::sources::Endings;
 use super::style::Paint;
 use super::terminal::Before;
 use super::{check, connectors, lint, preview, report, schema, summary};
-use crate::app::{App, LoginShown, RunOptions, SecretRow};
+use crate::app::{App, LoginShown, SecretRow};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Environment;
 use crate::connector::Connector;
@@ -29,13 +30,16 @@ use crate::pipeline::report::Observer;
 use crate::schema::render::write_ndjson;
 use crate::server;
 use crate::settings::{Overrides, Settings};
-use crate::telemetry::{log, redact};
+use crate::telemetry::log::{self, Format};
+use crate::telemetry::redact;
 use crate::yaml::finding::Severity;
 
 /// Widest line of a table.
 const WIDTH: usize = 100;
 /// A second signal, or this long after the first, ends the process whatever it does.
 const PATIENCE: Duration = Duration::from_millis(7_500);
+/// For the last words, after that.
+const SPARE: Duration = Duration::from_millis(200);
 
 /// Exit code of a program that SIGINT ends, as shells give it.
 const INTERRUPTED: u8 = 130;
@@ -217,7 +221,8 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
             ))?;
             let cancel = CancellationToken::new();
             // Whoever ends a server wants it gone.
-            let watch = tokio::spawn(stop_when_asked(cancel.clone(), cancel.clone(), None));
+            let stop = (cancel.clone(), cancel.clone());
+            let watch = tokio::spawn(stop_when_asked(signals_or_bug()?, stop.0, stop.1, None));
             let outcome = server::serve(Arc::new(app), serve, cancel).await;
             watch.abort();
             outcome.map(|()| 0)
@@ -233,37 +238,60 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
 }
 
 async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Paint) -> Result<u8> {
-    let app =
-        app(args
-            .overrides
-            .settings(global, args.destination.as_deref(), args.memory.as_deref()))?;
-    let options = RunOptions {
-        source: args.source.clone().unwrap_or_default(),
-        streams: args.streams.clone(),
-        since: args.since,
-        until: args.until,
-        full_refresh: args.full_refresh,
-        dry_run: args.dry_run,
-        deadline: args.deadline,
-        hurry: CancellationToken::new(),
-        run_id: None,
-        shard: args.shard()?,
+    // Before anything else: the first process of a container has no other answer to a signal.
+    let signals = signals_or_bug()?;
+    let begun = SystemClock.instant();
+    let (cancel, hurry) = (CancellationToken::new(), CancellationToken::new());
+    let stop = (cancel.clone(), hurry.clone());
+    // Until the process ends: also while the summary is written, to a reader that may not read.
+    tokio::spawn(stop_when_asked(signals, stop.0, stop.1, args.deadline));
+    let overrides =
+        args.overrides
+            .settings(global, args.destination.as_deref(), args.memory.as_deref());
+    let shard = args.shard()?;
+    let app = app(Overrides {
+        source_by_source: args.runs_several(),
+        ..overrides
+    })?;
+    let one = async |source: &str| {
+        // All sources share the time that there is.
+        let left = |whole: Duration| whole.saturating_sub(SystemClock.instant() - begun);
+        let options = RunOptions {
+            shard,
+            ..args.options(source, args.deadline.map(left), hurry.clone())
+        };
+        let observer = Arc::new(Observer::default());
+        let shows = around.terminal && !global.quiet;
+        let progress = shows.then(|| Progress::start(observer.clone(), Paint::new(around.colour)));
+        let outcome = app.run(&options, cancel.clone(), observer).await;
+        drop(progress);
+        if let Ok(report) = &outcome {
+            print(&summary::render(report, out))?;
+        }
+        Ok(outcome)
     };
-    let observer = Arc::new(Observer::default());
-    let cancel = CancellationToken::new();
-    let watch = tokio::spawn(stop_when_asked(
-        cancel.clone(),
-        options.hurry.clone(),
-        args.deadline,
-    ));
-    let shows = around.terminal && !global.quiet;
-    let progress = shows.then(|| Progress::start(observer.clone(), Paint::new(around.colour)));
-    let outcome = app.run(&options, cancel, observer).await;
-    drop(progress);
-    watch.abort();
-    let report = outcome?;
-    print(&summary::render(&report, out))?;
-    Ok(report.exit_code())
+    let names = match args.runs_all() {
+        true => app.settings().source_names(),
+        false => args.names(),
+    };
+    if !args.runs_several() {
+        let [name] = names[..] else {
+            return Err(app.settings().no_sources());
+        };
+        return Ok(one(name).await??.exit_code());
+    }
+    if names.is_empty() {
+        return Err(app.settings().no_sources());
+    }
+    let format = global.format(around);
+    let wrong = |name: &str| app.settings().source(name).err();
+    let stopped = || cancel.is_cancelled();
+    let all = Endings::of(&names, wrong, format, stopped, one).await?;
+    print(&all.render(out))?;
+    if format == Format::Json {
+        all.log(SystemClock.instant() - begun);
+    }
+    Ok(all.exit_code())
 }
 
 async fn log_in(args: &LoginArgs, global: &GlobalArgs, out: Paint) -> Result<u8> {
@@ -297,11 +325,11 @@ async fn log_in(args: &LoginArgs, global: &GlobalArgs, out: Paint) -> Result<u8>
 /// or SIGTERM, at once. A second one, or a run that does not come to its end in time, ends the process:
 /// what is not published by then is read again by the next run.
 async fn stop_when_asked(
+    mut signals: Signals,
     cancel: CancellationToken,
     hurry: CancellationToken,
     deadline: Option<Duration>,
 ) {
-    let Ok(mut signals) = signals() else { return };
     let clock = SystemClock;
     let late = async {
         match deadline {
@@ -310,11 +338,15 @@ async fn stop_when_asked(
         }
     };
     tokio::select! {
-        () = signals.recv() => tracing::warn!("asked to stop: finishing the page at hand"),
+        () = signals.recv() => {
+            end_in_any_case();
+            tracing::warn!("asked to stop: finishing the page at hand");
+        }
         () = late => {
             tracing::warn!("the deadline has come: finishing the page at hand");
             cancel.cancel();
             signals.recv().await;
+            end_in_any_case();
         }
     }
     cancel.cancel();
@@ -325,6 +357,15 @@ async fn stop_when_asked(
     }
     tracing::warn!("stopped before the end; the next run goes on from what is published");
     std::process::exit(75);
+}
+
+/// Ends the process though nothing else can any more: who reads its lines may have stopped reading, and a
+/// task that writes one waits for that.
+fn end_in_any_case() {
+    std::thread::spawn(|| {
+        std::thread::sleep(PATIENCE + SPARE);
+        std::process::exit(75);
+    });
 }
 
 struct Signals {

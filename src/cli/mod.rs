@@ -16,6 +16,7 @@ pub mod run;
 pub mod schema;
 pub mod secrets;
 pub mod serve;
+pub mod sources;
 pub mod style;
 pub mod summary;
 mod table;

@@ -1,11 +1,13 @@
-//! `drawoff --source X`: what may be asked of a run.
+//! `drawoff --source X` and `drawoff --all`: what may be asked of a run.
 
 use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::args::{SourceOverrides, moment, span};
+use crate::app::RunOptions;
 use crate::config::{self, Environment};
 use crate::error::Result;
 use crate::pipeline::shard::Shard;
@@ -13,14 +15,18 @@ use crate::pipeline::shard::Shard;
 /// What to run.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
-    /// The source to run: one of drawoff.yaml, or a connector's name
+    /// The source to run: one of drawoff.yaml, or a connector's name; may be repeated
     #[arg(
-        long,
+        long = "source",
         value_name = "NAME",
+        value_delimiter = ',',
         env = "DRAWOFF_SOURCE",
         help_heading = "Source"
     )]
-    pub source: Option<String>,
+    pub sources: Vec<String>,
+    /// Run every source of drawoff.yaml, one after the other, unless --source names some
+    #[arg(long, env = "DRAWOFF_ALL", help_heading = "Source")]
+    pub all: bool,
     /// See [`SourceOverrides`].
     #[command(flatten)]
     pub overrides: SourceOverrides,
@@ -80,6 +86,61 @@ impl RunArgs {
         match self.shard {
             Some(shard) => Ok(shard.among_others()),
             None => Shard::of(&Environment::process()),
+        }
+    }
+
+    /// Whether every configured source is to run. One that is named goes before: `--all` may be what an
+    /// image does by default.
+    pub fn runs_all(&self) -> bool {
+        self.all && self.sources.is_empty()
+    }
+
+    /// Whether several sources are to run, or as many as there are.
+    pub fn runs_several(&self) -> bool {
+        self.runs_all() || self.names().len() > 1
+    }
+
+    /// The sources that are named, each once.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in &self.sources {
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The first flag given that speaks of one source.
+    pub fn of_one_source(&self) -> Option<&'static str> {
+        let flags = [
+            ("--stream", !self.streams.is_empty()),
+            ("--set", !self.overrides.set.is_empty()),
+            ("--base-url", self.overrides.base_url.is_some()),
+        ];
+        flags
+            .into_iter()
+            .find_map(|(flag, given)| given.then_some(flag))
+    }
+
+    /// What is asked of the run of a source, which has so much time left.
+    pub fn options(
+        &self,
+        source: &str,
+        deadline: Option<Duration>,
+        hurry: CancellationToken,
+    ) -> RunOptions {
+        RunOptions {
+            source: source.to_owned(),
+            streams: self.streams.clone(),
+            since: self.since,
+            until: self.until,
+            full_refresh: self.full_refresh,
+            dry_run: self.dry_run,
+            deadline,
+            hurry,
+            run_id: None,
+            shard: None,
         }
     }
 }

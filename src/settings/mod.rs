@@ -18,6 +18,7 @@ use crate::config::{self, Environment};
 use crate::connector::load::Catalog;
 use crate::error::{Error, Result, nearest};
 use crate::state::DEFAULT_LENGTH;
+use crate::yaml::finding::Findings;
 use crate::yaml::read::{parse_bytes, parse_duration};
 use crate::yaml::{self, Position, Reader};
 
@@ -59,6 +60,9 @@ pub struct Overrides {
     pub base_url: Option<Url>,
     /// `--impersonate-service-account`.
     pub impersonate: Option<String>,
+    /// A mistake in the file that is one source's is left to [`Settings::source`], so that the others can
+    /// be run.
+    pub source_by_source: bool,
 }
 
 /// What is configured.
@@ -109,7 +113,7 @@ impl Settings {
     pub fn read(overrides: Overrides, environment: Environment, folder: &Path) -> Result<Self> {
         let file = find_file(overrides.config.as_deref(), &environment, folder)?;
         let written = match &file {
-            Some(file) => read_file(file)?,
+            Some(file) => read_file(file, overrides.source_by_source)?,
             None => File::default(),
         };
         let memory = match (overrides.memory, environment.get(config::MEMORY)) {
@@ -184,6 +188,17 @@ impl Settings {
         source::build(self, &*self.entry(name)?)
     }
 
+    /// What to do where there is no source to run.
+    pub fn no_sources(&self) -> Error {
+        let file = match &self.file {
+            Some(file) => format!("`{}` has none under `sources`", file.display()),
+            None => format!("there is no `{FILE}` here"),
+        };
+        Error::config(format!("no sources are configured: {file}")).hint(format!(
+            "write them into `{FILE}` under `sources`, say with `--config` where it is, or name a connector: `drawoff --source demo`"
+        ))
+    }
+
     /// The secrets of the source of that name, though its plain config keys may still be missing.
     ///
     /// # Errors
@@ -194,7 +209,10 @@ impl Settings {
 
     fn entry(&self, name: &str) -> Result<Cow<'_, SourceEntry>> {
         if let Some(entry) = self.sources.iter().find(|s| s.name == name) {
-            return Ok(Cow::Borrowed(entry));
+            return match entry.wrong.clone().and_then(Findings::into_error) {
+                Some(error) => Err(error),
+                None => Ok(Cow::Borrowed(entry)),
+            };
         }
         let connectors = self.catalog.names()?;
         if !connectors.iter().any(|c| c == name) {
@@ -260,26 +278,32 @@ fn find_file(
     Ok(path.is_file().then_some(path))
 }
 
-fn read_file(path: &Path) -> Result<File> {
+fn read_file(path: &Path, source_by_source: bool) -> Result<File> {
     let label = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::config(format!("could not read `{label}`: {e}")))?;
-    let mut reader = Reader::new(label);
-    let file = match yaml::parse(&text) {
+    let mut reader = Reader::new(label.clone());
+    let mut file = match yaml::parse(&text) {
         Ok(tree) if tree.is_null() => Some(File::default()),
-        Ok(tree) => file(&mut reader, &tree, path),
+        Ok(tree) => file(&mut reader, &tree, path, &label),
         Err((at, message)) => {
             reader.findings.error(at, message, None);
             None
         }
     };
+    if !source_by_source {
+        let wrong = file.iter_mut().flat_map(|f| &mut f.sources);
+        for findings in wrong.filter_map(|source| source.wrong.take()) {
+            reader.findings.extend(findings);
+        }
+    }
     match (reader.findings.into_error(), file) {
         (Some(error), _) => Err(error),
         (None, file) => Ok(file.unwrap_or_default()),
     }
 }
 
-fn file(reader: &mut Reader, tree: &yaml::Node, path: &Path) -> Option<File> {
+fn file(reader: &mut Reader, tree: &yaml::Node, path: &Path, label: &str) -> Option<File> {
     let known = ["project", "destination", "memory", "bigquery", "sources"];
     let fields = reader.fields(tree, "the settings", &known)?;
     let text = |reader: &mut Reader, key: &str| {
@@ -297,13 +321,17 @@ fn file(reader: &mut Reader, tree: &yaml::Node, path: &Path) -> Option<File> {
         .get("sources")
         .and_then(|node| reader.entries(node, "`sources`"))
         .unwrap_or_default();
+    let mut sources = Vec::new();
     for (i, entry) in entries.iter().enumerate() {
+        // What is wrong with one source need not keep the others from running.
+        let mut own = Reader::new(label);
+        let source = SourceEntry::read(&mut own, entry, path);
         let variable = |name: &str| config::source_variable(name, "");
         let same = |other: &&yaml::Entry| {
             other.key != entry.key && variable(&other.key) == variable(&entry.key)
         };
         if let Some(other) = entries[..i].iter().find(same) {
-            reader.findings.error(
+            own.findings.error(
                 entry.at,
                 format!(
                     "sources `{}` and `{}` would share the environment variables `{}…`",
@@ -314,6 +342,9 @@ fn file(reader: &mut Reader, tree: &yaml::Node, path: &Path) -> Option<File> {
                 "give one of them another name".to_owned(),
             );
         }
+        let mut source = source.unwrap_or_else(|| SourceEntry::named(&entry.key));
+        source.wrong = own.findings.failed().then_some(own.findings);
+        sources.push(source);
     }
     Some(File {
         project: text(reader, "project"),
@@ -323,10 +354,7 @@ fn file(reader: &mut Reader, tree: &yaml::Node, path: &Path) -> Option<File> {
             .get("bigquery")
             .map(|node| BigQueryOptions::read(reader, node))
             .unwrap_or_default(),
-        sources: entries
-            .iter()
-            .filter_map(|entry| SourceEntry::read(reader, entry, path))
-            .collect(),
+        sources,
     })
 }
 

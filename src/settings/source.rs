@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::http::RateLimit;
 use crate::secrets::resolve::{SecretLookup, resolve};
 use crate::secrets::{SecretRef, SecretStore};
-use crate::yaml::finding::suggest;
+use crate::yaml::finding::{Findings, suggest};
 use crate::yaml::{Entry, Node, Position, Reader};
 
 /// A source, ready to run but for its secrets' values.
@@ -123,6 +123,8 @@ pub struct Values {
 #[derive(Clone, Debug)]
 pub(super) struct SourceEntry {
     pub name: String,
+    /// What keeps it from being used.
+    pub wrong: Option<Findings>,
     file: Option<String>,
     connector: String,
     config: Vec<(Position, String, String)>,
@@ -154,6 +156,7 @@ impl SourceEntry {
     pub fn named(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            wrong: None,
             file: None,
             connector: name.to_owned(),
             config: Vec::new(),

@@ -52,7 +52,7 @@ impl fmt::Display for Finding {
 }
 
 /// The findings of one file, gathered while it is read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Findings {
     file: String,
     list: Vec<Finding>,
@@ -141,6 +141,11 @@ impl Findings {
         if !self.list.contains(&finding) {
             self.list.push(finding);
         }
+    }
+
+    /// Takes over what was found elsewhere in the file.
+    pub fn extend(&mut self, more: Self) {
+        self.list.extend(more.list);
     }
 
     /// Whether any is an error.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -158,6 +159,20 @@ impl Bench {
         self.start(args, environment, Stdio::null())
     }
 
+    /// Starts the program as a shell starts a job: in a process group of its own, which can be stopped.
+    pub fn spawn_in_a_group(&self, args: &[&str]) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_drawoff"));
+        command.args(args).process_group(0);
+        self.start_command(command, Stdio::null())
+    }
+
+    /// Starts the program as a container does: in a session of its own, without a terminal.
+    pub fn spawn_in_a_session(&self, args: &[&str]) -> Running {
+        let mut command = Command::new("setsid");
+        command.arg(env!("CARGO_BIN_EXE_drawoff")).args(args);
+        self.start_command(command, Stdio::null())
+    }
+
     /// Starts the program with somebody at its standard input.
     pub fn spawn_with_input(&self, args: &[&str]) -> Running {
         self.start(args, &[], Stdio::piped())
@@ -165,8 +180,12 @@ impl Bench {
 
     fn start(&self, args: &[&str], environment: &[(&str, &str)], input: Stdio) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_drawoff"));
+        command.args(args);
+        self.start_command(command, input)
+    }
+
+    fn start_command(&self, mut command: Command, input: Stdio) -> Running {
         command
-            .args(args)
             .current_dir(self.folder.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -277,6 +296,11 @@ impl Running {
         input.flush().unwrap();
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     /// How it ended, once it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut().unwrap().try_wait().unwrap()
@@ -294,7 +318,7 @@ impl Running {
 
     /// Sends a signal by name: `TERM`, `INT`.
     pub fn signal(&self, name: &str) {
-        let id = self.child.as_ref().unwrap().id().to_string();
+        let id = self.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status();
         assert!(sent.unwrap().success());
     }

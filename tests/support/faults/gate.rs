@@ -41,6 +41,10 @@ pub enum Call {
     InsertAll,
     /// `jobs.insert` of the query that counts a slice's rows.
     Count,
+    /// `jobs.insert` of the statement that takes the lease.
+    TakeLease,
+    /// `jobs.insert` of the statement that writes the record of the run.
+    Record,
     /// `jobs.insert` of the query for the partitions that a publish will change.
     Positions,
     /// `jobs.insert` of the statement that keeps a dead slice from being published.
@@ -54,9 +58,11 @@ pub enum Call {
 impl Call {
     /// Whether it inserts a query job.
     fn is_query(self) -> bool {
-        use Call::{Claim, Count, DeleteRows, Forget, NoteOpen, Positions, Publish};
+        use Call::{
+            Claim, Count, DeleteRows, Forget, NoteOpen, Positions, Publish, Record, TakeLease,
+        };
         let queries = [
-            Claim, Count, DeleteRows, Forget, NoteOpen, Positions, Publish,
+            Claim, Count, DeleteRows, Forget, NoteOpen, Positions, Publish, Record, TakeLease,
         ];
         queries.contains(&self)
     }
@@ -163,6 +169,10 @@ impl Shared {
                 if sql.contains("COMMIT TRANSACTION") {
                     *self.publish.lock().unwrap() = id.to_owned();
                     Some(Call::Publish)
+                } else if sql.contains("was_run_id") {
+                    Some(Call::TakeLease)
+                } else if begins("INSERT INTO") && sql.contains("_drawoff_runs") {
+                    Some(Call::Record)
                 } else if begins("INSERT INTO") && journal {
                     Some(Call::NoteOpen)
                 } else if begins("UPDATE") && journal {
