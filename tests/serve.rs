@@ -1,5 +1,9 @@
 //! `drawoff serve`: runs asked for over HTTP, and who may ask.
 
+mod duplicates;
+mod events;
+mod limits;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,6 +19,7 @@ use crate::support::tables;
 
 const AUDIENCE: &str = "https://drawoff-x7-ew.a.run.app";
 
+/// A service at work, and a client for it.
 struct Served {
     running: Running,
     url: String,

@@ -21,6 +21,15 @@ pub(super) struct Holding {
     _life: Life,
 }
 
+/// A run that wants a lease.
+pub(super) struct Claim<'a> {
+    pub source: &'a str,
+    pub run_id: &'a str,
+    /// What it was started for.
+    pub trigger: Option<String>,
+    pub length: Duration,
+}
+
 /// Why a lease is not held any more, in words.
 #[derive(Clone, Debug)]
 struct Lost {
@@ -29,26 +38,28 @@ struct Lost {
 }
 
 impl Holding {
-    /// Takes the lease of `source` for a run and keeps it renewed. When that does not work any more,
+    /// Takes the lease of a source for a run and keeps it renewed. When that does not work any more,
     /// `stop` is cancelled.
     ///
     /// # Errors
     /// [`ErrorKind::State`], transient, when another run holds it.
     pub async fn take(
         store: Arc<dyn Destination>,
-        source: &str,
-        run_id: &str,
-        length: Duration,
+        claim: Claim<'_>,
         environment: &Environment,
         clock: SharedClock,
         stop: CancellationToken,
     ) -> Result<Self> {
+        let Claim { source, run_id, .. } = claim;
         let life = Life::of(run_id);
         let mut lease = Lease {
             source: source.to_owned(),
             run_id: run_id.to_owned(),
-            length,
-            holder: Holder::this(environment, &life),
+            length: claim.length,
+            holder: Holder {
+                trigger: claim.trigger,
+                ..Holder::this(environment, &life)
+            },
             over: None,
         };
         // The store counts from when it is asked, or later.

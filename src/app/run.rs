@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
-use super::lease::Holding;
+use super::lease::{Claim, Holding};
 use super::open::OpenSource;
 use super::places::{self, Dry, Place};
 use crate::clock::SharedClock;
@@ -47,6 +47,9 @@ pub struct RunOptions {
     pub hurry: CancellationToken,
     /// The run's id, where it has one already; of [`App::new_run_id`].
     pub run_id: Option<String>,
+    /// What the run is started for. Where a run that was started for the same has ended well, nothing is
+    /// run again: its report is the answer.
+    pub trigger: Option<String>,
 }
 
 impl RunOptions {
@@ -131,9 +134,12 @@ impl App {
             false => Some(
                 Holding::take(
                     destination.clone(),
-                    &source.name,
-                    &run_id,
-                    self.settings.lease,
+                    Claim {
+                        source: &source.name,
+                        run_id: &run_id,
+                        trigger: options.trigger.clone(),
+                        length: self.settings.lease,
+                    },
                     &self.environment,
                     self.clock.clone(),
                     cancel.clone(),
@@ -149,6 +155,26 @@ impl App {
                 })?,
             ),
         };
+        // Looked for under the lease: whoever held it before has stored what it did.
+        if let (Some(trigger), Some(_)) = (&options.trigger, &lease) {
+            let before = match destination.triggered(&source.name, trigger).await {
+                Ok(records) => Ok(RunReport::repeated(
+                    records,
+                    wanted.len(),
+                    &destination.describe(),
+                )),
+                Err(e) => Err(e.context(format!(
+                    "could not tell whether source `{}` was run for this already",
+                    source.name
+                ))),
+            };
+            if let Some(report) = before.transpose() {
+                if let Some(lease) = lease {
+                    lease.end().await;
+                }
+                return report;
+            }
+        }
         let run = Run {
             options: options.clone(),
             clock: self.clock.clone(),

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::App;
-use super::lease::Holding;
+use super::lease::{Claim, Holding};
 use super::places::{self, Place};
 use crate::auth::{Hold, Kept, Vault};
 use crate::clock::SharedClock;
@@ -265,9 +265,12 @@ impl TokenVault {
         loop {
             let taken = Holding::take(
                 store.clone(),
-                &name,
-                &id,
-                LEASE,
+                Claim {
+                    source: &name,
+                    run_id: &id,
+                    trigger: None,
+                    length: LEASE,
+                },
                 &self.environment,
                 self.clock.clone(),
                 CancellationToken::new(),

@@ -247,6 +247,7 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
         deadline: args.deadline,
         hurry: CancellationToken::new(),
         run_id: None,
+        trigger: None,
     };
     let observer = Arc::new(Observer::default());
     let cancel = CancellationToken::new();

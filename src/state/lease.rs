@@ -1,6 +1,7 @@
 //! One run of a source at a time: whoever publishes holds the source's lease, which ends by itself
 //! when it is not renewed.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -52,6 +53,32 @@ pub enum Acquired {
     /// Another run holds it.
     Theirs(Held),
 }
+
+/// Who holds the lease that a run was refused; the source of that error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBy(pub Held);
+
+impl HeldBy {
+    /// Who holds the lease, if that is what the error is about.
+    pub fn of(error: &Error) -> Option<&Held> {
+        let held = std::error::Error::source(error)?.downcast_ref::<Self>()?;
+        Some(&held.0)
+    }
+}
+
+impl fmt::Display for HeldBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "run `{}` holds its lease since {}, and until {} unless it renews it",
+            self.0.run_id,
+            shown(self.0.acquired_at),
+            shown(self.0.expires_at)
+        )
+    }
+}
+
+impl std::error::Error for HeldBy {}
 
 impl Lease {
     /// For stores that decide by themselves, under a lock: what comes of asking, and the lease to be
@@ -117,14 +144,9 @@ impl Lease {
     pub fn refused(&self, held: &Held, place: &str) -> Error {
         Error::new(
             ErrorKind::State,
-            format!(
-                "source `{}` is at work in {place}: run `{}` holds its lease since {}, and until {} unless it renews it",
-                self.source,
-                held.run_id,
-                shown(held.acquired_at),
-                shown(held.expires_at)
-            ),
+            format!("source `{}` is at work in {place}", self.source),
         )
+        .source(HeldBy(held.clone()))
         .transient(true)
         .hint("wait for that run to end and start this one again; if it was killed, its lease ends by itself at the time named")
     }

@@ -65,6 +65,7 @@ impl Run {
             source: run.source.name.clone(),
             destination: run.destination.describe(),
             dry_run: run.options.dry_run,
+            repeated: false,
             streams: reports,
             duration: Duration::ZERO,
         })
@@ -74,7 +75,10 @@ impl Run {
     async fn record(&self, reports: &mut [StreamReport]) {
         let mut records: Vec<RunRecord> = reports
             .iter()
-            .map(|report| report.record(&self.run_id, &self.source.name, self.started))
+            .map(|report| RunRecord {
+                trigger: self.options.trigger.clone(),
+                ..report.record(&self.run_id, &self.source.name, self.started)
+            })
             .collect();
         if let Err(error) = self.destination.record(&mut records).await {
             tracing::warn!(
