@@ -141,15 +141,12 @@ async fn what_cannot_be_run_is_explained() {
         assert_eq!(got, status, "{body}: {answer}");
         assert!(answer.to_string().contains(said), "{body}: {answer}");
     }
-    let large = format!(r#"{{"source": "{}"}}"#, "x".repeat(100_000));
-    let answer = served
-        .client
-        .post(format!("{}/run", served.url))
-        .body(large)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status().as_u16(), 413);
+    for (bytes, status) in [(100_000, 400), (1_100_000, 413)] {
+        let large = format!(r#"{{"source": "{}"}}"#, "x".repeat(bytes));
+        let (got, answer) = served.run(&large).await;
+        assert_eq!(got, status, "{answer}");
+        assert!(answer.to_string().contains("bytes"), "{answer}");
+    }
 }
 
 #[tokio::test]
@@ -193,6 +190,15 @@ async fn one_run_of_a_source_at_a_time_and_the_end_of_the_process_stops_it() {
 
 /// A service that verifies its callers, with a stand-in for Google whose accounts it may trust.
 async fn guarded(google: &Google, api: &FakeApi, allowed: &str) -> (Bench, Served) {
+    guarded_with(google, api, allowed, &[]).await
+}
+
+async fn guarded_with(
+    google: &Google,
+    api: &FakeApi,
+    allowed: &str,
+    more: &[&str],
+) -> (Bench, Served) {
     let bench = google.bare_env(shop(api));
     let args = [
         "--verify-callers",
@@ -201,7 +207,7 @@ async fn guarded(google: &Google, api: &FakeApi, allowed: &str) -> (Bench, Serve
         "--allow-caller",
         allowed,
     ];
-    let served = Served::start(&bench, &args).await;
+    let served = Served::start(&bench, &[&args, more].concat()).await;
     (bench, served)
 }
 

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{AUDIENCE, Served, guarded, shop, three};
+use super::{AUDIENCE, Served, guarded_with, shop, three};
 use crate::support::fake_api::{FakeApi, Reply};
 use crate::support::google::Google;
 use crate::support::plain_http::{self, Answer};
@@ -267,7 +267,7 @@ async fn an_event_about_something_else_runs_what_is_run_by_default() {
     }
     assert_eq!(api.count(), before);
     let line = served.running.line("does not say what to run").await;
-    assert!(line.contains("ERROR"), "{line}");
+    assert!(line.starts_with("error:"), "{line}");
 
     for (args, said) in [
         (&["--source", "shap"][..], "shap"),
@@ -335,14 +335,15 @@ async fn what_can_never_succeed_is_not_sent_for_days() {
     }
     served.running.signal("TERM");
     let ran = served.running.end().await.exits(0);
-    let errors = ran.stderr.lines().filter(|l| l.contains("ERROR"));
+    let errors = ran.stderr.lines().filter(|l| l.starts_with("error:"));
     assert!(errors.count() >= 14, "{ran}");
 }
 
 #[tokio::test]
 async fn events_in_other_forms_are_refused_in_words() {
     let api = FakeApi::start(|request| page(&three(), request)).await;
-    let served = Served::start(&shop(&api), &["--source", "shop"]).await;
+    let bench = shop(&api);
+    let served = Served::start(&bench, &["--source", "shop"]).await;
     let batch = json!([{"specversion": "1.0", "id": "1", "source": "a", "type": "b"}]).to_string();
     for kind in [
         "application/cloudevents-batch+json",
@@ -412,7 +413,8 @@ async fn events_in_other_forms_are_refused_in_words() {
 #[tokio::test]
 async fn sizes_are_bounded_before_and_after_decoding() {
     let api = FakeApi::start(|request| page(&three(), request)).await;
-    let served = Served::start(&shop(&api), &["--source", "shop"]).await;
+    let bench = shop(&api);
+    let served = Served::start(&bench, &["--source", "shop"]).await;
     let large = format!(r#"{{"source": "{}"}}"#, "x".repeat(70_000));
     let huge = "x".repeat(1_100_000);
     let status = |answer: &Answer| (answer.status, answer.header("x-drawoff-dropped").to_owned());
@@ -455,7 +457,8 @@ async fn events_are_verified_as_all_callers_are() {
     let scheduler = google.service_account("scheduler");
     let stranger = google.service_account("stranger");
     let api = FakeApi::start(|request| page(&three(), request)).await;
-    let (_bench, served) = guarded(&google, &api, &scheduler).await;
+    let (_bench, served) =
+        guarded_with(&google, &api, &scheduler, &["--max-requests", "100000"]).await;
     for (form, post) in forms("") {
         for path in ["/", "/run"] {
             let answer = post.send(&served, path).await;

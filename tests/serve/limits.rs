@@ -110,7 +110,8 @@ async fn dawdle(served: &Served, sent: &str) -> (String, Duration) {
 #[tokio::test]
 async fn slow_clients_are_not_waited_for() {
     let api = FakeApi::start(|request| page(&three(), request)).await;
-    let served = Served::start(&shop(&api), &[]).await;
+    let bench = shop(&api);
+    let served = Served::start(&bench, &[]).await;
     let body = "POST /run HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"source\"";
     let head = "POST /run HTTP/1.1\r\nhost: x\r\nx-slow: ";
     let chunk = "POST /run HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"sou";
