@@ -2,6 +2,7 @@
 
 mod duplicates;
 mod events;
+mod examples;
 mod limits;
 
 use std::sync::Arc;
