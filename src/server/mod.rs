@@ -143,7 +143,10 @@ async fn run(State(service): State<Arc<Service>>, request: Request) -> Response 
                 Unread::TooLarge(start) => call::sender_of(&head.headers, start),
                 _ => Sender::Decides,
             };
-            tracing::error!("a request was refused: {unread}");
+            match unread {
+                Unread::TooLarge(_) => tracing::error!("a request was refused: {unread}"),
+                _ => tracing::warn!("a request was refused: {unread}"),
+            }
             return answer::to(sender, answer::unread(&unread, LARGEST_BODY));
         }
     };

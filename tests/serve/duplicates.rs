@@ -40,6 +40,14 @@ pub(super) async fn slow_shop(open: &Arc<AtomicBool>) -> FakeApi {
     .await
 }
 
+fn on_emulator(bench: Bench) -> Bench {
+    let emulator = Emulator::get();
+    bench
+        .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
+        .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
+        .env("NO_GCE_CHECK", "true")
+}
+
 async fn asked(served: &Served, post: &Post) -> (u16, Value) {
     let answer = post.send(served, "/run").await;
     (answer.status, answer.json())
@@ -274,13 +282,7 @@ async fn a_firing_is_one_run_over_two_processes_in_files() {
 async fn a_firing_is_one_run_over_two_processes_in_bigquery() {
     let emulator = Emulator::get();
     let name = format!("bigquery:{PROJECT}.{}", emulator.dataset("firing"));
-    over_two_processes(&name, |api| {
-        shop(api)
-            .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
-            .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
-            .env("NO_GCE_CHECK", "true")
-    })
-    .await;
+    over_two_processes(&name, |api| on_emulator(shop(api))).await;
 }
 
 #[tokio::test]
@@ -330,6 +332,30 @@ async fn the_table_of_runs_of_an_older_program_is_used_on() {
     assert!(
         name.starts_with("scheduler nightly 2026-01-01T00:00:00Z "),
         "{name}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_is_that_in_bigquery() {
+    let emulator = Emulator::get();
+    let dataset = emulator.dataset("older_runs");
+    let name = format!("bigquery:{PROJECT}.{dataset}");
+    let api = FakeApi::start(|request| page(&three(), request)).await;
+    let bench = on_emulator(shop(&api));
+    let run = ["--source", "shop", "--destination", &name];
+    bench.run(&run).await.exits(0);
+    let runs = format!("{dataset}._drawoff_runs");
+    emulator.query(&format!("ALTER TABLE {runs} DROP COLUMN trigger_id"));
+    let served = Served::start(&bench, &["--destination", &name]).await;
+    let (status, first) = asked(&served, &firing("2026-01-01T00:00:00Z")).await;
+    assert_eq!(status, 200, "{first}");
+    let named = emulator.query(&format!(
+        "SELECT COUNT(*) AS runs, COUNT(trigger_id) AS named FROM {runs}"
+    ));
+    assert_eq!(
+        (&named[0]["runs"], &named[0]["named"]),
+        (&json!(2), &json!(1)),
+        "{named}"
     );
 }
 
