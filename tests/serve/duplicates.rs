@@ -285,6 +285,32 @@ async fn a_firing_is_one_run_over_two_processes_in_bigquery() {
     over_two_processes(&name, |api| on_emulator(shop(api))).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_firings_that_come_to_two_processes_at_once_each_is_run_once() {
+    let api = FakeApi::start(|request| page(&three(), request)).await;
+    let bench = shop(&api);
+    let a = Served::start(&bench, &[]).await;
+    let b = Served::start(&bench, &[]).await;
+    let mut ran = Vec::new();
+    for minute in 0..12 {
+        let post = firing(&format!("2026-01-01T00:{minute:02}:00Z"));
+        // Sometimes one ends just before the other begins.
+        let later = async {
+            moment(Duration::from_millis(minute * 7)).await;
+            asked(&b, &post).await
+        };
+        let ((first, one), (second, two)) = tokio::join!(asked(&a, &post), later);
+        assert_eq!((first, second), (200, 200), "{one}{two}");
+        assert_eq!(one["run_id"], two["run_id"], "{one}{two}");
+        let repeats = [&one, &two].map(|answer| answer["duplicate"] == true);
+        assert_ne!(repeats[0], repeats[1], "{one}{two}");
+        ran.push(one["run_id"].clone());
+    }
+    let recorded = tables::sqlite(&bench.path("drawoff.db"), "_drawoff_runs");
+    let recorded: Vec<Value> = recorded.iter().map(|r| r["run_id"].clone()).collect();
+    assert_eq!(recorded, ran);
+}
+
 #[tokio::test]
 async fn a_firing_whose_process_was_killed_is_run_by_the_next() {
     let open = Arc::new(AtomicBool::new(false));
