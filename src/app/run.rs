@@ -1,5 +1,6 @@
 //! A run: every wanted stream of a source, some at a time, into the destination.
 
+mod parts;
 mod stream;
 mod streams;
 
@@ -11,14 +12,16 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
-use super::lease::{Claim, Holding};
+use super::lease::Leases;
 use super::open::OpenSource;
 use super::places::{self, Dry, Place};
 use crate::clock::SharedClock;
+use crate::config::{self, Environment};
 use crate::connector::Stream;
 use crate::destination::Destination;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::report::{Observer, RunReport};
+use crate::pipeline::shard::Shard;
 use crate::pipeline::stage::Budget;
 use crate::settings::BigQueryOptions;
 use crate::state::{CheckpointKey, SavedCheckpoint};
@@ -50,12 +53,21 @@ pub struct RunOptions {
     /// What the run is started for. Where a run that was started for the same has ended well, nothing is
     /// run again: its report is the answer.
     pub trigger: Option<String>,
+    /// The share of this task, where several share the run.
+    pub shard: Option<Shard>,
 }
 
 impl RunOptions {
     /// Whether they can be meant together. What a full refresh does not list is gone from the table, or
     /// marked as gone, and a bound would leave out records that are there.
     fn check(&self) -> Result<()> {
+        if let (Some(shard), true) = (self.shard, self.dry_run) {
+            return Err(Error::config(format!(
+                "could not try out task {shard} of a run of source `{}`: a dry run splits nothing",
+                self.source
+            ))
+            .hint("run `--dry-run` with one task, without `--shard`"));
+        }
         let bound = match (self.since, self.until) {
             (Some(_), _) => "--since",
             (None, Some(_)) => "--until",
@@ -81,6 +93,8 @@ struct Run {
     slice_rows: u64,
     source: OpenSource,
     destination: Arc<dyn Destination>,
+    leases: Leases,
+    execution: Option<String>,
     saved: HashMap<CheckpointKey, SavedCheckpoint>,
     run_id: String,
     started: Timestamp,
@@ -114,13 +128,13 @@ impl App {
         options.check()?;
         let begun = self.clock.instant();
         let started = self.clock.now();
-        let config = self.settings.source(&options.source)?;
-        let place = config
+        let source = self.settings.source(&options.source)?;
+        let place = source
             .destination
             .clone()
             .unwrap_or_else(|| places::DEFAULT.to_owned());
-        let bigquery = config.bigquery.clone();
-        let source = OpenSource::open(config, self).await?;
+        let bigquery = source.bigquery.clone();
+        let source = OpenSource::open(source, self, options.shard).await?;
         let wanted = wanted(&source, &options.streams)?;
         let destination = self.destination(&place, &bigquery, options.dry_run)?;
         let run_id = match &options.run_id {
@@ -129,31 +143,29 @@ impl App {
         };
         // Stopped by whoever started it, or by the loss of the lease.
         let cancel = cancel.child_token();
-        let lease = match options.dry_run {
+        let leases = Leases::new(
+            destination.clone(),
+            &run_id,
+            self.settings.lease,
+            &self.environment,
+            self.clock.clone(),
+        )
+        .because_of(options.trigger.clone());
+        // The tasks of a run take leases of its parts.
+        let lease = match options.dry_run || options.shard.is_some() {
             true => None,
-            false => Some(
-                Holding::take(
-                    destination.clone(),
-                    Claim {
-                        source: &source.name,
-                        run_id: &run_id,
-                        trigger: options.trigger.clone(),
-                        length: self.settings.lease,
+            false => {
+                Some(leases.take(&source.name, cancel.clone()).await.map_err(
+                    |e| match e.kind() {
+                        ErrorKind::State => e,
+                        _ => e.context(format!(
+                            "could not take the lease of source `{}` in {}",
+                            source.name,
+                            destination.describe()
+                        )),
                     },
-                    &self.environment,
-                    self.clock.clone(),
-                    cancel.clone(),
-                )
-                .await
-                .map_err(|e| match e.kind() {
-                    ErrorKind::State => e,
-                    _ => e.context(format!(
-                        "could not take the lease of source `{}` in {}",
-                        source.name,
-                        destination.describe()
-                    )),
-                })?,
-            ),
+                )?)
+            }
         };
         // Looked for under the lease: whoever held it before has stored what it did.
         if let (Some(trigger), Some(_)) = (&options.trigger, &lease) {
@@ -180,6 +192,8 @@ impl App {
             clock: self.clock.clone(),
             slice_rows: self.settings.slice_rows,
             destination,
+            leases,
+            execution: execution(&self.environment),
             saved: HashMap::new(),
             run_id,
             started,
@@ -218,6 +232,13 @@ impl App {
             name: text.to_owned(),
         }))
     }
+}
+
+/// The name of the execution that this process is a task of.
+fn execution(environment: &Environment) -> Option<String> {
+    environment
+        .get(config::CLOUD_RUN_EXECUTION)
+        .or_else(|| environment.get(config::EXECUTION))
 }
 
 /// The streams that were asked for, in the connector's order.

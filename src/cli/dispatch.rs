@@ -248,6 +248,7 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
         hurry: CancellationToken::new(),
         run_id: None,
         trigger: None,
+        shard: args.shard()?,
     };
     let observer = Arc::new(Observer::default());
     let cancel = CancellationToken::new();

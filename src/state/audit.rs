@@ -2,8 +2,14 @@
 
 use jiff::Timestamp;
 
-/// How a stream's part of a run may end.
-pub const OUTCOMES: [&str; 4] = ["done", "interrupted", "failed", "too_many_rejects"];
+/// How a stream's part of a run may end; `done_in_part`: other tasks read the rest.
+pub const OUTCOMES: [&str; 5] = [
+    "done",
+    "done_in_part",
+    "interrupted",
+    "failed",
+    "too_many_rejects",
+];
 
 /// What a run did for one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
