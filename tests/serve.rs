@@ -1,5 +1,10 @@
 //! `drawoff serve`: runs asked for over HTTP, and who may ask.
 
+mod duplicates;
+mod events;
+mod examples;
+mod limits;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,6 +20,7 @@ use crate::support::tables;
 
 const AUDIENCE: &str = "https://drawoff-x7-ew.a.run.app";
 
+/// A service at work, and a client for it.
 struct Served {
     running: Running,
     url: String,
@@ -136,15 +142,12 @@ async fn what_cannot_be_run_is_explained() {
         assert_eq!(got, status, "{body}: {answer}");
         assert!(answer.to_string().contains(said), "{body}: {answer}");
     }
-    let large = format!(r#"{{"source": "{}"}}"#, "x".repeat(100_000));
-    let answer = served
-        .client
-        .post(format!("{}/run", served.url))
-        .body(large)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status().as_u16(), 413);
+    for (bytes, status) in [(100_000, 400), (1_100_000, 413)] {
+        let large = format!(r#"{{"source": "{}"}}"#, "x".repeat(bytes));
+        let (got, answer) = served.run(&large).await;
+        assert_eq!(got, status, "{answer}");
+        assert!(answer.to_string().contains("bytes"), "{answer}");
+    }
 }
 
 #[tokio::test]
@@ -188,6 +191,15 @@ async fn one_run_of_a_source_at_a_time_and_the_end_of_the_process_stops_it() {
 
 /// A service that verifies its callers, with a stand-in for Google whose accounts it may trust.
 async fn guarded(google: &Google, api: &FakeApi, allowed: &str) -> (Bench, Served) {
+    guarded_with(google, api, allowed, &[]).await
+}
+
+async fn guarded_with(
+    google: &Google,
+    api: &FakeApi,
+    allowed: &str,
+    more: &[&str],
+) -> (Bench, Served) {
     let bench = google.bare_env(shop(api));
     let args = [
         "--verify-callers",
@@ -196,7 +208,7 @@ async fn guarded(google: &Google, api: &FakeApi, allowed: &str) -> (Bench, Serve
         "--allow-caller",
         allowed,
     ];
-    let served = Served::start(&bench, &args).await;
+    let served = Served::start(&bench, &[&args, more].concat()).await;
     (bench, served)
 }
 

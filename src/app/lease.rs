@@ -62,6 +62,12 @@ impl Leases {
         }
     }
 
+    /// The same, of a run that was started for that.
+    pub fn because_of(mut self, trigger: Option<String>) -> Self {
+        self.holder.trigger = trigger;
+        self
+    }
+
     /// Takes the lease of that name and keeps it renewed. When that does not work any more, `stop` is
     /// cancelled.
     ///

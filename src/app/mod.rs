@@ -72,6 +72,18 @@ impl App {
         &self.google
     }
 
+    /// Whether there is such a source, with such streams, if any is named.
+    ///
+    /// # Errors
+    /// What is not there; what is missing in its settings.
+    pub fn knows(&self, source: &str, streams: &[String]) -> Result<()> {
+        let config = self.settings.source(source)?;
+        for stream in streams {
+            open::stream_of(&config.connector, source, stream)?;
+        }
+        Ok(())
+    }
+
     async fn open(&self, source: &str) -> Result<open::OpenSource> {
         let config = self.settings.source(source)?;
         open::OpenSource::open(config, self, None).await

@@ -110,19 +110,7 @@ impl OpenSource {
     /// # Errors
     /// [`crate::error::ErrorKind::Config`] listing the known ones.
     pub fn stream(&self, name: &str) -> Result<&Stream> {
-        self.connector.stream(name).ok_or_else(|| {
-            let known: Vec<&str> = self
-                .connector
-                .streams
-                .iter()
-                .map(|s| s.name.as_str())
-                .collect();
-            let near = crate::error::nearest(name, known.iter().copied())
-                .map(|n| format!("did you mean `{n}`? "))
-                .unwrap_or_default();
-            Error::config(format!("source `{}` has no stream `{name}`", self.name))
-                .hint(format!("{near}its streams are `{}`", known.join("`, `")))
-        })
+        stream_of(&self.connector, &self.name, name)
     }
 
     /// A stream's endpoint.
@@ -167,6 +155,25 @@ impl OpenSource {
         }
         Ok(chain)
     }
+}
+
+/// The stream of that name of a source's connector.
+///
+/// # Errors
+/// As [`OpenSource::stream`].
+pub(super) fn stream_of<'a>(
+    connector: &'a Connector,
+    source: &str,
+    name: &str,
+) -> Result<&'a Stream> {
+    connector.stream(name).ok_or_else(|| {
+        let known: Vec<&str> = connector.streams.iter().map(|s| s.name.as_str()).collect();
+        let near = crate::error::nearest(name, known.iter().copied())
+            .map(|n| format!("did you mean `{n}`? "))
+            .unwrap_or_default();
+        Error::config(format!("source `{source}` has no stream `{name}`"))
+            .hint(format!("{near}its streams are `{}`", known.join("`, `")))
+    })
 }
 
 /// Who asks, how long, and who watches.

@@ -170,6 +170,10 @@ impl StateStore for Dry {
     async fn record(&self, _: &mut [RunRecord]) -> Result<()> {
         Ok(())
     }
+
+    async fn triggered(&self, _: &str, _: &str) -> Result<Vec<RunRecord>> {
+        Ok(Vec::new())
+    }
 }
 
 #[async_trait]

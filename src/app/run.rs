@@ -50,6 +50,9 @@ pub struct RunOptions {
     pub hurry: CancellationToken,
     /// The run's id, where it has one already; of [`App::new_run_id`].
     pub run_id: Option<String>,
+    /// What the run is started for. Where a run that was started for the same has ended well, nothing is
+    /// run again: its report is the answer.
+    pub trigger: Option<String>,
     /// The share of this task, where several share the run.
     pub shard: Option<Shard>,
 }
@@ -146,7 +149,8 @@ impl App {
             self.settings.lease,
             &self.environment,
             self.clock.clone(),
-        );
+        )
+        .because_of(options.trigger.clone());
         // The tasks of a run take leases of its parts.
         let lease = match options.dry_run || options.shard.is_some() {
             true => None,
@@ -163,6 +167,26 @@ impl App {
                 )?)
             }
         };
+        // Looked for under the lease: whoever held it before has stored what it did.
+        if let (Some(trigger), Some(_)) = (&options.trigger, &lease) {
+            let before = match destination.triggered(&source.name, trigger).await {
+                Ok(records) => Ok(RunReport::repeated(
+                    records,
+                    wanted.len(),
+                    &destination.describe(),
+                )),
+                Err(e) => Err(e.context(format!(
+                    "could not tell whether source `{}` was run for this already",
+                    source.name
+                ))),
+            };
+            if let Some(report) = before.transpose() {
+                if let Some(lease) = lease {
+                    lease.end().await;
+                }
+                return report;
+            }
+        }
         let run = Run {
             options: options.clone(),
             clock: self.clock.clone(),

@@ -20,7 +20,7 @@ use super::sources::Endings;
 use super::style::Paint;
 use super::terminal::Before;
 use super::{check, connectors, lint, preview, report, schema, summary};
-use crate::app::{App, LoginShown, SecretRow};
+use crate::app::{App, LoginShown, RunOptions, SecretRow};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Environment;
 use crate::connector::Connector;

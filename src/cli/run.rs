@@ -139,8 +139,7 @@ impl RunArgs {
             dry_run: self.dry_run,
             deadline,
             hurry,
-            run_id: None,
-            shard: None,
+            ..RunOptions::default()
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `drawoff serve`: what may be said of it.
 
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use clap::Args;
@@ -7,7 +8,7 @@ use clap::Args;
 use super::args::span;
 use crate::config;
 use crate::error::{Error, Result};
-use crate::server::{Callers, ServeOptions};
+use crate::server::{Callers, Defaults, ServeOptions};
 
 /// How to serve.
 #[derive(Clone, Debug, Args)]
@@ -15,6 +16,18 @@ pub struct ServeArgs {
     /// Port to listen on
     #[arg(long, value_name = "PORT", env = "PORT", default_value_t = 8080)]
     pub port: u16,
+    /// Source to run for those who do not say, such as events that are about something else
+    #[arg(long, value_name = "NAME", env = "DRAWOFF_SOURCE")]
+    pub source: Option<String>,
+    /// Stream of it to run; may be repeated [default: all]
+    #[arg(
+        long = "stream",
+        id = "streams",
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "DRAWOFF_STREAM"
+    )]
+    pub streams: Vec<String>,
     /// Where rows land [default: drawoff.yaml's, else sqlite:drawoff.db]
     #[arg(long, value_name = "DESTINATION", env = config::DESTINATION)]
     pub destination: Option<String>,
@@ -33,6 +46,17 @@ pub struct ServeArgs {
         default_value = "25m"
     )]
     pub answer_within: Duration,
+    /// Runs at work at once; whoever asks for more is told to come again
+    #[arg(long, value_name = "N", env = "DRAWOFF_MAX_RUNS", default_value = "4")]
+    pub max_runs: NonZeroUsize,
+    /// Requests a second; those beyond are told to come again
+    #[arg(
+        long,
+        value_name = "N",
+        env = "DRAWOFF_MAX_REQUESTS",
+        default_value = "50"
+    )]
+    pub max_requests: NonZeroU32,
     /// Take calls only with an ID token of Google's, for --audience, of an --allow-caller. For where
     /// the platform does not verify callers already
     #[arg(long, env = "DRAWOFF_VERIFY_CALLERS", help_heading = "Callers")]
@@ -69,6 +93,14 @@ impl ServeArgs {
             let trimmed = all.iter().map(|text| text.trim().to_owned());
             trimmed.filter(|text| !text.is_empty()).collect()
         };
+        let (source, streams) = (
+            self.source.clone().filter(|name| !name.trim().is_empty()),
+            said(&self.streams),
+        );
+        if source.is_none() && !streams.is_empty() {
+            return Err(Error::config("`--stream` has no effect without `--source`")
+                .hint("name the source that the streams are of, or leave `--stream` out"));
+        }
         let (audiences, allowed) = (said(&self.audiences), said(&self.allowed));
         let named = !audiences.is_empty() || !allowed.is_empty();
         if !self.verify_callers && named {
@@ -97,6 +129,9 @@ impl ServeArgs {
                 .verify_callers
                 .then_some(Callers { audiences, allowed }),
             answer_within: self.answer_within,
+            defaults: Defaults { source, streams },
+            runs: self.max_runs,
+            requests: self.max_requests,
         })
     }
 }

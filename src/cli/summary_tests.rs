@@ -48,6 +48,7 @@ fn run() -> RunReport {
         source: "demo".into(),
         destination: "sqlite:drawoff.db".into(),
         dry_run: false,
+        repeated: false,
         streams: vec![stream("companies", 120, 90), tickets],
         duration: Duration::from_millis(1_400),
     }

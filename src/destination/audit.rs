@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::{Disposition, TableSpec, WriteMethod};
 use crate::schema::{Column, ColumnType, Mode};
-use crate::state::{CheckpointUpdate, RunRecord};
+use crate::state::{CheckpointUpdate, OUTCOMES, RunRecord};
 
 /// Table with a row for each published slice, written in the transaction that publishes it.
 pub const LOADS: &str = "_drawoff_loads";
@@ -217,6 +217,11 @@ pub fn run_columns() -> Vec<Column> {
         ),
         count("bytes_billed", "Bytes that those jobs are billed for."),
         text("drawoff_version", "Version of drawoff."),
+        // The last one, where tables that were made before it have it, too.
+        text(
+            "trigger_id",
+            "What the service was called for: a firing of a schedule, an event, a message. A repeat has the same.",
+        ),
     ]
 }
 
@@ -252,7 +257,45 @@ pub fn run_cells(run: &RunRecord) -> Vec<Cell> {
         Cell::Text((!run.jobs.is_empty()).then(|| run.jobs.join(" "))),
         run.bytes_billed.into(),
         VERSION.into(),
+        (&run.trigger).into(),
     ]
+}
+
+/// A row of [`RUNS`] read back, from the text of its cells by column; `None` for one that somebody else has
+/// written.
+pub fn run_of(cell: impl Fn(&str) -> Option<String>) -> Option<RunRecord> {
+    let count = |name: &str| cell(name).and_then(|n| n.parse().ok()).unwrap_or_default();
+    let time = |name: &str| cell(name)?.parse().ok();
+    let outcome = cell("outcome")?;
+    Some(RunRecord {
+        run_id: cell("run_id")?,
+        source: cell("source")?,
+        stream: cell("stream")?,
+        table: cell("table_name")?,
+        trigger: cell("trigger_id"),
+        started_at: time("started_at")?,
+        ended_at: time("ended_at")?,
+        outcome: OUTCOMES.into_iter().find(|known| *known == outcome)?,
+        error_kind: cell("error_kind"),
+        error: cell("error"),
+        records: count("records"),
+        published: count("published"),
+        rejected: count("rejected"),
+        deduplicated: count("deduplicated"),
+        slices: count("slices"),
+        pages: count("pages"),
+        bytes: count("bytes"),
+        requests: count("requests"),
+        retries: count("retries"),
+        throttled: count("throttled"),
+        cursor_before: cell("cursor_before"),
+        cursor_after: cell("cursor_after"),
+        jobs: cell("jobs")
+            .map(|ids| ids.split_whitespace().map(str::to_owned).collect())
+            .unwrap_or_default(),
+        bytes_billed: count("bytes_billed"),
+        publishes_in_a_day: 0,
+    })
 }
 
 /// A disposition as connectors have it.
@@ -291,6 +334,55 @@ mod tests {
         for name in ["bytes", "requests"] {
             assert!(said(load_columns(), name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_row_is_read_back_as_it_was_written() {
+        let time: Timestamp = "2026-01-02T03:04:05.678901Z".parse().unwrap();
+        let run = RunRecord {
+            run_id: "r".into(),
+            source: "s".into(),
+            stream: "t".into(),
+            table: "u".into(),
+            trigger: Some("event:a#b".into()),
+            started_at: time,
+            ended_at: time,
+            outcome: "too_many_rejects",
+            error_kind: Some("config".into()),
+            error: Some("no".into()),
+            records: 1,
+            published: 2,
+            rejected: 3,
+            deduplicated: 4,
+            slices: 5,
+            pages: 6,
+            bytes: 7,
+            requests: 8,
+            retries: 9,
+            throttled: 10,
+            cursor_before: Some("c".into()),
+            cursor_after: Some("d".into()),
+            jobs: vec!["j".into(), "k".into()],
+            bytes_billed: 11,
+            publishes_in_a_day: 0,
+        };
+        let row: std::collections::HashMap<String, Cell> = run_column_names()
+            .into_iter()
+            .zip(run_cells(&run))
+            .collect();
+        let read = |row: &std::collections::HashMap<String, Cell>| {
+            run_of(|name| match row.get(name)? {
+                Cell::Text(text) => text.clone(),
+                Cell::Count(count) => Some(count.to_string()),
+                Cell::Time(time) => Some(time_text(*time)),
+            })
+        };
+        assert_eq!(read(&row), Some(run));
+        let strange = row.into_iter().map(|(name, cell)| match name.as_str() {
+            "outcome" => (name, "splendid".into()),
+            _ => (name, cell),
+        });
+        assert_eq!(read(&strange.collect()), None);
     }
 
     #[test]

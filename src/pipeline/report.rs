@@ -1,5 +1,6 @@
 //! What a run did, for whoever shows or stores it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct RunReport {
     pub destination: String,
     /// Nothing was stored.
     pub dry_run: bool,
+    /// Nothing was run: this is what an earlier run came to that was started for the same.
+    pub repeated: bool,
     /// One for each stream of the run, in the order in which they ran.
     pub streams: Vec<StreamReport>,
     /// From start to end.
@@ -171,6 +174,42 @@ impl StreamReport {
     }
 }
 
+impl From<RunRecord> for StreamReport {
+    /// What a run did that has ended well, as far as its record tells.
+    fn from(record: RunRecord) -> Self {
+        let took = record.started_at.duration_until(record.ended_at);
+        Self {
+            stream: record.stream,
+            table: record.table,
+            outcome: Outcome::Done,
+            pages: record.pages,
+            records: record.records,
+            rows: record.published,
+            deduplicated: record.deduplicated,
+            skipped: 0,
+            keeps_history: false,
+            rejected: record.rejected,
+            unknown_fields: Vec::new(),
+            keeps_unknown: false,
+            changes: Vec::new(),
+            requests: record.requests,
+            retries: record.retries,
+            throttled: record.throttled,
+            bytes: record.bytes,
+            duration: Duration::try_from(took).unwrap_or_default(),
+            cursor_before: record.cursor_before,
+            cursor_after: record.cursor_after,
+            ended: record.ended_at,
+            slices: record.slices,
+            plan: None,
+            share: Share::All(None),
+            jobs: record.jobs,
+            bytes_billed: record.bytes_billed,
+            publishes_in_a_day: 0,
+        }
+    }
+}
+
 /// How a stream ended.
 #[derive(Debug)]
 pub enum Outcome {
@@ -241,6 +280,33 @@ impl Observer {
 }
 
 impl RunReport {
+    /// The report of a run that ended well, from what was stored of runs that were started for the same;
+    /// `None` where none of them did. It is the last one that did so with as many streams as are wanted now.
+    pub fn repeated(records: Vec<RunRecord>, wanted: usize, destination: &str) -> Option<Self> {
+        let mut runs: BTreeMap<String, Vec<RunRecord>> = BTreeMap::new();
+        for record in records {
+            runs.entry(record.run_id.clone()).or_default().push(record);
+        }
+        let ended_well = |streams: &[RunRecord]| {
+            streams.len() == wanted && streams.iter().all(|s| s.outcome == "done")
+        };
+        let (run_id, mut streams) = runs.into_iter().rev().find(|(_, s)| ended_well(s))?;
+        streams.sort_by(|a, b| a.stream.cmp(&b.stream));
+        let first = streams.first()?;
+        let ended = streams.iter().map(|s| s.ended_at).max()?;
+        Some(Self {
+            run_id,
+            source: first.source.clone(),
+            destination: destination.to_owned(),
+            dry_run: false,
+            repeated: true,
+            duration: Duration::try_from(first.started_at.duration_until(ended))
+                .unwrap_or_default(),
+            streams: streams.into_iter().map(StreamReport::from).collect(),
+            problem: None,
+        })
+    }
+
     /// The exit code that the run deserves: 0 when all is published; else the worst of its streams'.
     pub fn exit_code(&self) -> u8 {
         let streams = self.streams.iter().map(|s| match &s.outcome {

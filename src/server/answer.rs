@@ -5,11 +5,17 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::call::Sender;
+use super::listen::Unread;
 use super::runs::{Seen, word};
 use crate::error::{Error, ErrorKind};
 use crate::google::Refusal;
 use crate::pipeline::report::{Outcome, RunReport, StreamReport};
+use crate::state::HeldBy;
 use crate::telemetry::{Meter, redact};
+
+/// In an answer of 200 to what is dropped: the status that it would have had.
+const DROPPED: HeaderName = HeaderName::from_static("x-drawoff-dropped");
 
 /// Seconds after which to ask again.
 const LATER: &str = "30";
@@ -38,7 +44,7 @@ pub(super) fn healthy() -> Response {
 pub(super) fn nothing_here() -> Response {
     message(
         StatusCode::NOT_FOUND,
-        "nothing is here; there are `POST /run`, `GET /runs/ID` and `GET /healthz`",
+        "nothing is here; there are `POST /run` (and `POST /`), `GET /runs/ID` and `GET /healthz`",
     )
 }
 
@@ -61,6 +67,55 @@ pub(super) fn busy(source: &str, id: &str) -> Response {
         LOCATION,
         &format!("/runs/{id}"),
     )
+}
+
+/// So many runs are at work that no other may begin.
+pub(super) fn full(most: usize) -> Response {
+    let response = message(
+        StatusCode::TOO_MANY_REQUESTS,
+        &format!("{most} runs are at work in this process, which are as many as it takes on"),
+    );
+    with(response, RETRY_AFTER, LATER)
+}
+
+/// Requests come faster than they may.
+pub(super) fn too_fast() -> Response {
+    let response = message(
+        StatusCode::TOO_MANY_REQUESTS,
+        "more requests come than this process takes on",
+    );
+    with(response, RETRY_AFTER, "1")
+}
+
+/// A body that was not read to its end.
+pub(super) fn unread(why: &Unread, most: usize) -> Response {
+    match why {
+        Unread::TooLarge(_) => message(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &format!("the body has more than {most} bytes"),
+        ),
+        Unread::TooSlow => message(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
+        Unread::BrokenOff => message(StatusCode::BAD_REQUEST, "the body broke off"),
+    }
+}
+
+/// The answer in the terms of whoever gets it. Trying again what cannot succeed helps nobody: a sender that
+/// would do so for days is told that all is well, and the log says what is not.
+pub(super) fn to(sender: Sender, response: Response) -> Response {
+    let status = response.status();
+    let passes = matches!(
+        status,
+        StatusCode::REQUEST_TIMEOUT
+            | StatusCode::CONFLICT
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE
+    );
+    if passes || status.is_success() || sender != Sender::Repeats {
+        return response;
+    }
+    let mut response = response;
+    *response.status_mut() = StatusCode::OK;
+    with(response, DROPPED, status.as_str())
 }
 
 pub(super) fn stopping() -> Response {
@@ -128,14 +183,19 @@ fn told(error: &Error) -> Value {
     })
 }
 
-/// The answer to whoever asked for the run: how it ended, or where to look.
-pub(super) fn run(seen: &Seen) -> Response {
+/// The answer to whoever asked for the run: how it ended, or where to look. `again`: somebody else had
+/// asked for the same before.
+pub(super) fn run(seen: &Seen, again: bool) -> Response {
     let status = match seen.outcome.as_deref() {
         None => StatusCode::ACCEPTED,
         Some(Ok(report)) => of_code(report.exit_code()),
         Some(Err(error)) => self::status(error),
     };
-    let response = of(status, &body(seen));
+    let mut body = body(seen);
+    if again {
+        body["duplicate"] = true.into();
+    }
+    let response = of(status, &body);
     let response = with(response, LOCATION, &format!("/runs/{}", seen.id));
     match status {
         StatusCode::SERVICE_UNAVAILABLE => with(response, RETRY_AFTER, LATER),
@@ -165,7 +225,13 @@ fn body(seen: &Seen) -> Value {
             })).collect::<Vec<_>>(),
         }),
         Some(Ok(report)) => ended(report),
-        Some(Err(error)) => json!({"state": "failed", "error": told(error)}),
+        Some(Err(error)) => {
+            let mut rest = json!({"state": "failed", "error": told(error)});
+            if let Some(held) = HeldBy::of(error) {
+                rest["held_by"] = held.run_id.clone().into();
+            }
+            rest
+        }
     };
     if let (Value::Object(body), Value::Object(rest)) = (&mut body, rest) {
         body.extend(rest);
@@ -174,14 +240,20 @@ fn body(seen: &Seen) -> Value {
 }
 
 fn ended(report: &RunReport) -> Value {
-    json!({
+    let mut body = json!({
         "state": if report.exit_code() == 0 { "done" } else { "failed" },
         "exit_code": report.exit_code(),
         "destination": report.destination,
         "dry_run": report.dry_run,
         "seconds": report.duration.as_secs_f64(),
         "streams": report.streams.iter().map(stream).collect::<Vec<_>>(),
-    })
+    });
+    if report.repeated {
+        // Another process has run it.
+        body["run_id"] = report.run_id.clone().into();
+        body["duplicate"] = true.into();
+    }
+    body
 }
 
 fn stream(stream: &StreamReport) -> Value {

@@ -2,37 +2,45 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `POST /run` | runs a source, and says what came of it, or where to look when it takes long |
+//! | `POST /run`, `POST /` | runs a source, and says what came of it, or where to look when it takes long |
 //! | `GET /runs/ID` | what a run of this process is at, or came to |
 //! | `GET /healthz` | 200 |
 
 mod answer;
 mod ask;
+mod call;
 mod gate;
+mod listen;
 mod runs;
+mod trigger;
 
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::ask::Defaults;
+use self::call::Sender;
 pub use self::gate::Callers;
 use self::gate::Gate;
+use self::listen::Unread;
 use self::runs::{Begun, Runs};
-use crate::app::App;
+use crate::app::{App, RunOptions};
 use crate::clock::Clock as _;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Largest body; what may be asked fits a line.
-const LARGEST_BODY: usize = 64 << 10;
+/// Largest body. An event of Eventarc's has 512 KiB at the most.
+const LARGEST_BODY: usize = 1 << 20;
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -43,19 +51,30 @@ pub struct ServeOptions {
     pub callers: Option<Callers>,
     /// How long a request waits for its run to end.
     pub answer_within: Duration,
+    /// What is run for those who do not say.
+    pub defaults: Defaults,
+    /// Runs at work at once, at the most.
+    pub runs: NonZeroUsize,
+    /// Requests a second, at the most.
+    pub requests: NonZeroU32,
 }
 
 struct Service {
     gate: Gate,
     runs: Arc<Runs>,
     answer_within: Duration,
+    defaults: Defaults,
+    pace: DefaultDirectRateLimiter,
 }
 
 /// Serves until `cancel`; runs at work are stopped then, and what they have published stays.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] when the port cannot be had.
+/// [`ErrorKind::Config`] when the port cannot be had, or what is to be run by default is not there.
 pub async fn serve(app: Arc<App>, options: ServeOptions, cancel: CancellationToken) -> Result<()> {
+    if let Some(source) = &options.defaults.source {
+        app.knows(source, &options.defaults.streams)?;
+    }
     let address = SocketAddr::from(([0, 0, 0, 0], options.port));
     let listener = TcpListener::bind(address).await.map_err(|e| {
         Error::new(
@@ -77,51 +96,89 @@ pub async fn serve(app: Arc<App>, options: ServeOptions, cancel: CancellationTok
             "serving on port {port} for whoever reaches it: let the platform verify callers (Cloud Run: no `--allow-unauthenticated`), or say `--verify-callers`"
         ),
     }
-    let runs = Runs::new(app.clone(), cancel.clone());
+    let runs = Runs::new(app.clone(), options.runs.get(), cancel.clone());
     let service = Arc::new(Service {
         gate: Gate::new(app.google().clone(), options.callers),
         runs: runs.clone(),
         answer_within: options.answer_within,
+        defaults: options.defaults,
+        pace: RateLimiter::direct(Quota::per_second(options.requests)),
     });
     let router = Router::new()
         .route("/run", post(run))
+        // Where Eventarc, Pub/Sub and functions call unless told otherwise.
+        .route("/", post(run))
         .route("/runs/{id}", get(look))
-        .route("/healthz", get(|| async { answer::healthy() }))
         .fallback(|| async { answer::nothing_here() })
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(middleware::from_fn_with_state(service.clone(), pace))
+        // Whether it is up costs nothing to say.
+        .route("/healthz", get(|| async { answer::healthy() }))
         .with_state(service);
-    let stop = cancel.clone();
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move {
-            stop.cancelled().await;
-            // Whoever waits for an answer gets one.
-            runs.ended().await;
-        })
-        .await
-        .map_err(|e| Error::new(ErrorKind::Unavailable, "could not go on serving").source(e))
+    listen::serve(listener, router, async move {
+        cancel.cancelled().await;
+        // Whoever waits for an answer gets one.
+        runs.ended().await;
+    })
+    .await;
+    Ok(())
 }
 
-async fn run(State(service): State<Arc<Service>>, headers: HeaderMap, body: Bytes) -> Response {
-    if let Err(refusal) = service.gate.pass(&headers).await {
+/// Turns requests away that come too fast, before anything is done for them.
+async fn pace(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    match service.pace.check() {
+        Ok(()) => next.run(request).await,
+        Err(_) => answer::too_fast(),
+    }
+}
+
+async fn run(State(service): State<Arc<Service>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    if let Err(refusal) = service.gate.pass(&head.headers).await {
         return answer::turned_away(&refusal);
     }
-    let asked = match ask::read(&body) {
+    let body = match listen::body(body, LARGEST_BODY).await {
+        Ok(body) => body,
+        Err(unread) => {
+            let sender = match &unread {
+                Unread::TooLarge(start) => call::sender_of(&head.headers, start),
+                _ => Sender::Decides,
+            };
+            match unread {
+                Unread::TooLarge(_) => tracing::error!("a request was refused: {unread}"),
+                _ => tracing::warn!("a request was refused: {unread}"),
+            }
+            return answer::to(sender, answer::unread(&unread, LARGEST_BODY));
+        }
+    };
+    let call = call::read(&head.headers, &body, &service.defaults);
+    let asked = match call.asked {
         Ok(asked) => asked,
-        Err(error) => return answer::failed(&error),
+        Err(error) => {
+            tracing::error!("a request was refused: {}", error.chain());
+            return answer::to(call.sender, answer::failed(&error));
+        }
     };
-    let (id, mut end) = match service.runs.begin(asked) {
-        Begun::At { id, end } => (id, end),
-        Begun::Busy { source, id } => return answer::busy(&source, &id),
-        Begun::Stopping => return answer::stopping(),
-    };
-    let wait = crate::clock::SystemClock.sleep(service.answer_within);
-    tokio::select! {
-        _ = end.wait_for(|ended| *ended) => {}
-        () = wait => {}
-    }
-    match service.runs.look(&id) {
-        Some(seen) => answer::run(&seen),
-        None => answer::nothing_here(),
+    answer::to(call.sender, service.answer(asked).await)
+}
+
+impl Service {
+    /// Runs what was asked for, and answers when it has ended or the time is up.
+    async fn answer(&self, asked: RunOptions) -> Response {
+        let (id, mut end, again) = match self.runs.begin(asked) {
+            Begun::At { id, end, again } => (id, end, again),
+            Begun::Busy { source, id } => return answer::busy(&source, &id),
+            Begun::Full { most } => return answer::full(most),
+            Begun::Stopping => return answer::stopping(),
+        };
+        let wait = crate::clock::SystemClock.sleep(self.answer_within);
+        tokio::select! {
+            _ = end.wait_for(|ended| *ended) => {}
+            () = wait => {}
+        }
+        match self.runs.look(&id) {
+            Some(seen) => answer::run(&seen, again),
+            None => answer::no_such_run(&id),
+        }
     }
 }
 

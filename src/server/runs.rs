@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -10,38 +11,57 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::{App, RunOptions};
 use crate::clock::{Clock as _, SystemClock};
-use crate::error::Error;
-use crate::pipeline::report::{Observer, Phase, RunReport, Watched};
+use crate::error::{Error, ErrorKind};
+use crate::pipeline::report::{Observer, Outcome, Phase, RunReport, Watched};
+use crate::state::HeldBy;
 
 /// Ended runs that can still be looked at.
 const KEPT: usize = 100;
+
+/// Waits between two looks at a run that is at work elsewhere: the first, and the longest. In BigQuery a look
+/// costs two small queries.
+const LOOKS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// The runs of this process.
 pub(super) struct Runs {
     app: Arc<App>,
     cancel: CancellationToken,
     tasks: TaskTracker,
+    /// Runs at work at once, at the most.
+    most: usize,
     known: Mutex<VecDeque<Known>>,
 }
 
 struct Known {
     id: String,
     source: String,
+    trigger: Option<String>,
     started: Timestamp,
     observer: Arc<Observer>,
+    end: watch::Receiver<bool>,
     outcome: Option<Arc<Result<RunReport, Error>>>,
+}
+
+impl Known {
+    fn is_well(&self) -> bool {
+        matches!(self.outcome.as_deref(), Some(Ok(report)) if report.exit_code() == 0)
+    }
 }
 
 /// What came of asking for a run.
 pub(super) enum Begun {
-    /// It has begun.
+    /// It has begun, or had.
     At {
         id: String,
         /// Becomes true when it has ended.
         end: watch::Receiver<bool>,
+        /// It was asked for before, and has ended well or is at work.
+        again: bool,
     },
     /// Another one of the source is at work.
     Busy { source: String, id: String },
+    /// As many runs are at work as may be.
+    Full { most: usize },
     /// The process is about to end.
     Stopping,
 }
@@ -58,11 +78,12 @@ pub(super) struct Seen {
 }
 
 impl Runs {
-    pub fn new(app: Arc<App>, cancel: CancellationToken) -> Arc<Self> {
+    pub fn new(app: Arc<App>, most: usize, cancel: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             app,
             cancel,
             tasks: TaskTracker::new(),
+            most,
             known: Mutex::default(),
         })
     }
@@ -71,22 +92,36 @@ impl Runs {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a run, which goes on when whoever asked has gone.
+    /// Begins a run, which goes on when whoever asked has gone; or finds the one that was begun for the same.
     pub fn begin(self: &Arc<Self>, mut options: RunOptions) -> Begun {
-        if self.cancel.is_cancelled() {
-            return Begun::Stopping;
-        }
         let started = SystemClock.now();
         let id = App::new_run_id(started);
         let observer = Arc::new(Observer::default());
+        let (done, end) = watch::channel(false);
         {
             let mut known = self.known();
-            let same = |k: &&Known| k.outcome.is_none() && k.source == options.source;
-            if let Some(other) = known.iter().find(same) {
+            let same = |k: &&Known| options.trigger.is_some() && k.trigger == options.trigger;
+            // One that failed may be tried again.
+            let same = known.iter().rev().filter(same);
+            if let Some(before) = same.clone().find(|k| k.outcome.is_none() || k.is_well()) {
+                return Begun::At {
+                    id: before.id.clone(),
+                    end: before.end.clone(),
+                    again: true,
+                };
+            }
+            if self.cancel.is_cancelled() {
+                return Begun::Stopping;
+            }
+            let mut at_work = known.iter().filter(|k| k.outcome.is_none());
+            if let Some(other) = at_work.clone().find(|k| k.source == options.source) {
                 return Begun::Busy {
                     source: other.source.clone(),
                     id: other.id.clone(),
                 };
+            }
+            if at_work.by_ref().count() >= self.most {
+                return Begun::Full { most: self.most };
             }
             let ended = known.iter().filter(|k| k.outcome.is_some()).count();
             if ended >= KEPT
@@ -97,35 +132,70 @@ impl Runs {
             known.push_back(Known {
                 id: id.clone(),
                 source: options.source.clone(),
+                trigger: options.trigger.clone(),
                 started,
                 observer: observer.clone(),
+                end: end.clone(),
                 outcome: None,
             });
         }
         options.run_id = Some(id.clone());
         options.hurry = self.cancel.clone();
-        let (done, end) = watch::channel(false);
         let (runs, run) = (self.clone(), id.clone());
         let inner = self.clone();
-        let work = tokio::spawn(async move {
-            inner
-                .app
-                .run(&options, inner.cancel.clone(), observer)
-                .await
-        });
+        let work = tokio::spawn(async move { inner.work(options, observer).await });
         self.tasks.spawn(async move {
-            let outcome = work.await.unwrap_or_else(|e| {
-                Err(Error::new(crate::error::ErrorKind::Bug, "the run broke off").source(e))
-            });
-            if let Err(error) = &outcome {
-                tracing::error!(run_id = run, "the run failed: {}", error.chain());
-            }
+            let outcome = work
+                .await
+                .unwrap_or_else(|e| Err(Error::new(ErrorKind::Bug, "the run broke off").source(e)));
+            say(&run, &outcome);
             if let Some(known) = runs.known().iter_mut().find(|k| k.id == run) {
                 known.outcome = Some(Arc::new(outcome));
             }
             let _ = done.send(true);
         });
-        Begun::At { id, end }
+        Begun::At {
+            id,
+            end,
+            again: false,
+        }
+    }
+
+    /// Runs; where another process is at work for the same, waits until it has ended, and answers with
+    /// what it came to. If it failed, this is the next try.
+    async fn work(&self, options: RunOptions, observer: Arc<Observer>) -> Result<RunReport, Error> {
+        let (mut pause, longest) = LOOKS;
+        loop {
+            let outcome = self
+                .app
+                .run(&options, self.cancel.clone(), observer.clone())
+                .await;
+            let is_same = |error: &Error| {
+                options.trigger.is_some()
+                    && HeldBy::of(error).is_some_and(|by| by.holder.trigger == options.trigger)
+            };
+            match outcome {
+                Err(error) if is_same(&error) => {
+                    tracing::info!(
+                        source = options.source,
+                        "asked for what another process is at: {}",
+                        error.chain()
+                    );
+                    tokio::select! {
+                        () = SystemClock.sleep(pause) => {}
+                        () = self.cancel.cancelled() => {
+                            return Err(Error::new(
+                                ErrorKind::Interrupted,
+                                "this process was stopped while another one is at work for the same",
+                            )
+                            .transient(true));
+                        }
+                    }
+                    pause = (pause * 2).min(longest);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The run of that id, if it is one of this process's that is remembered.
@@ -145,6 +215,43 @@ impl Runs {
     pub async fn ended(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// Logs what went wrong: as an error what a person must mend, else as a warning.
+fn say(run_id: &str, outcome: &Result<RunReport, Error>) {
+    let failed = |error: &Error, stream: Option<&str>| match error.exit_code() {
+        75 => tracing::warn!(run_id, stream, "the run failed for now: {}", error.chain()),
+        _ => tracing::error!(run_id, stream, "the run failed: {}", error.chain()),
+    };
+    let report = match outcome {
+        Ok(report) => report,
+        Err(error) => return failed(error, None),
+    };
+    if report.repeated {
+        tracing::info!(
+            run_id,
+            before = report.run_id,
+            source = report.source,
+            "nothing was run: run `{}` has done the same",
+            report.run_id
+        );
+    }
+    for stream in &report.streams {
+        match &stream.outcome {
+            Outcome::Failed(error) => failed(error, Some(&stream.stream)),
+            Outcome::TooManyRejects { limit } => tracing::error!(
+                run_id,
+                stream = stream.stream,
+                "{} records of stream `{}` did not fit its table, more than the {limit} that may",
+                stream.rejected,
+                stream.stream
+            ),
+            Outcome::Done | Outcome::Interrupted => {}
+        }
+    }
+    if let Some(problem) = &report.problem {
+        failed(problem, None);
     }
 }
 

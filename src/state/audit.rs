@@ -2,6 +2,15 @@
 
 use jiff::Timestamp;
 
+/// How a stream's part of a run may end; `done_in_part`: other tasks read the rest.
+pub const OUTCOMES: [&str; 5] = [
+    "done",
+    "done_in_part",
+    "interrupted",
+    "failed",
+    "too_many_rejects",
+];
+
 /// What a run did for one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunRecord {
@@ -13,11 +22,14 @@ pub struct RunRecord {
     pub stream: String,
     /// Its table.
     pub table: String,
+    /// What the run was started for: one firing of a schedule, one event, one message. A repeat of it has
+    /// the same.
+    pub trigger: Option<String>,
     /// When the run started.
     pub started_at: Timestamp,
     /// When the stream ended.
     pub ended_at: Timestamp,
-    /// `done`, `done_in_part` (other tasks read the rest), `interrupted`, `failed` or `too_many_rejects`.
+    /// One of [`OUTCOMES`].
     pub outcome: &'static str,
     /// Who must act: the error's kind as one word.
     pub error_kind: Option<String>,

@@ -26,6 +26,9 @@ pub struct Holder {
     /// The attempt, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
+    /// What the run was started for, so that a repeat of it knows that it is at work already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<String>,
 }
 
 /// The sign of life of this process: a locked file, which goes when this is dropped. The lock goes
@@ -69,6 +72,7 @@ impl Holder {
                 .zip(index)
                 .map(|(execution, index)| format!("{execution}/{index}")),
             attempt: attempt.and_then(|a| a.parse().ok()),
+            trigger: None,
         }
     }
 

@@ -2,6 +2,7 @@
 //! when it is not renewed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -82,6 +83,32 @@ pub enum Acquired {
     Theirs(Held),
 }
 
+/// Who holds the lease that a run was refused; the source of that error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBy(pub Held);
+
+impl HeldBy {
+    /// Who holds the lease, if that is what the error is about.
+    pub fn of(error: &Error) -> Option<&Held> {
+        let held = std::error::Error::source(error)?.downcast_ref::<Self>()?;
+        Some(&held.0)
+    }
+}
+
+impl fmt::Display for HeldBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "run `{}` holds its lease since {}, and until {} unless it renews it",
+            self.0.run_id,
+            shown(self.0.acquired_at),
+            shown(self.0.expires_at)
+        )
+    }
+}
+
+impl std::error::Error for HeldBy {}
+
 impl Lease {
     /// For stores that decide by themselves, under a lock: what comes of asking, and the lease to be
     /// stored when it is ours. `stored`: at least this lease, and all that it [excludes](part_lease), by name.
@@ -161,14 +188,9 @@ impl Lease {
     pub fn refused(&self, held: &Held, place: &str) -> Error {
         Error::new(
             ErrorKind::State,
-            format!(
-                "{} is at work in {place}: run `{}` holds its lease since {}, and until {} unless it renews it",
-                shown_name(&self.name),
-                held.run_id,
-                shown(held.acquired_at),
-                shown(held.expires_at)
-            ),
+            format!("{} is at work in {place}", shown_name(&self.name)),
         )
+        .source(HeldBy(held.clone()))
         .transient(true)
         .hint("wait for that run to end and start this one again; if it was killed, its lease ends by itself at the time named")
     }

@@ -14,9 +14,9 @@ mod holder;
 mod lease;
 mod split;
 
-pub use audit::RunRecord;
+pub use audit::{OUTCOMES, RunRecord};
 pub use holder::{Holder, Life};
-pub use lease::{Acquired, DEFAULT_LENGTH, Held, Lease, OF_SOURCE, lost, part_lease};
+pub use lease::{Acquired, DEFAULT_LENGTH, Held, HeldBy, Lease, OF_SOURCE, lost, part_lease};
 pub use split::{PartMark, Parts, Split};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -55,6 +55,11 @@ pub trait StateStore: Send + Sync {
     /// [`RunRecord::jobs`], [`RunRecord::bytes_billed`] and [`RunRecord::publishes_in_a_day`], which
     /// it does whether or not storing succeeds.
     async fn record(&self, runs: &mut [RunRecord]) -> Result<()>;
+
+    /// What was stored of runs of a source that this trigger started, in no order; at least those of the
+    /// last week. Of a run that is at work, or was killed, there is nothing. Whoever holds the source's lease
+    /// sees every run that has let go of it.
+    async fn triggered(&self, source: &str, trigger: &str) -> Result<Vec<RunRecord>>;
 }
 
 /// Where a stream's extraction stands. Stored as JSON; new fields need a default.

@@ -150,6 +150,10 @@ impl StateStore for ByLoadJob {
     async fn record(&self, runs: &mut [RunRecord]) -> Result<()> {
         self.0.record(runs).await
     }
+
+    async fn triggered(&self, source: &str, trigger: &str) -> Result<Vec<RunRecord>> {
+        self.0.triggered(source, trigger).await
+    }
 }
 
 #[async_trait]

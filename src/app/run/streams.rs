@@ -60,6 +60,7 @@ impl Run {
             source: run.source.name.clone(),
             destination: run.destination.describe(),
             dry_run: run.options.dry_run,
+            repeated: false,
             streams: reports,
             duration: Duration::ZERO,
         })
@@ -73,7 +74,10 @@ impl Run {
             .collect();
         let mut records: Vec<RunRecord> = reports
             .iter()
-            .map(|report| report.record(&self.run_id, &self.source.name, self.started))
+            .map(|report| RunRecord {
+                trigger: self.options.trigger.clone(),
+                ..report.record(&self.run_id, &self.source.name, self.started)
+            })
             .collect();
         if let Err(error) = self.destination.record(&mut records).await {
             tracing::warn!(

@@ -124,8 +124,7 @@ impl StateStore for BigQuery {
             }
             let other = row.and_then(|row| held(row, "by_"));
             match row.and_then(|row| held(row, "")) {
-                // Its id alone may be from before.
-                Some(now) if now.run_id == lease.run_id && other.is_none() => {
+                Some(now) if now.run_id == lease.run_id => {
                     let was = row.and_then(|row| held(row, "was_"));
                     return Ok(Acquired::Ours {
                         before: was
@@ -217,6 +216,31 @@ impl StateStore for BigQuery {
             self.api().query(&query).await?;
         }
         Ok(())
+    }
+
+    async fn triggered(&self, source: &str, trigger: &str) -> Result<Vec<RunRecord>> {
+        self.ensure_runs().await?;
+        let query = Query {
+            what: format!(
+                "look for runs of source `{source}` in `{}.{RUNS}`",
+                self.api().target()
+            ),
+            sql: sql::triggered(&self.quoted(RUNS), &audit::run_columns()),
+            parameters: vec![
+                ("source", "STRING", source.to_owned()),
+                ("trigger", "STRING", trigger.to_owned()),
+            ],
+            labels: vec![("drawoff", "runs"), ("drawoff_source", source)],
+            transaction: false,
+            names_job: false,
+            mark: unique_mark(),
+        };
+        let rows = self.api().query(&query).await?;
+        let text = |row: &Row, name: &str| row.get(name)?.clone();
+        Ok(rows
+            .iter()
+            .filter_map(|row| audit::run_of(|name| text(row, name)))
+            .collect())
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufRead as _, BufReader, Write};
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
@@ -82,6 +82,12 @@ impl StateStore for FilesDestination {
         let (folder, runs) = (self.folder.clone(), runs.to_vec());
         blocking::run(move || folder.record(&runs)).await
     }
+
+    async fn triggered(&self, source: &str, trigger: &str) -> Result<Vec<RunRecord>> {
+        let folder = self.folder.clone();
+        let (source, trigger) = (source.to_owned(), trigger.to_owned());
+        blocking::run(move || folder.triggered(&source, &trigger)).await
+    }
 }
 
 impl Folder {
@@ -122,6 +128,41 @@ impl Folder {
             .open(&path)
             .and_then(|mut file| file.write_all(&lines))
             .map_err(|e| failed(format!("could not write {}", path.display()), e))
+    }
+
+    fn triggered(&self, source: &str, trigger: &str) -> Result<Vec<RunRecord>> {
+        let _lock = self.lock()?;
+        let path = self.own().join(RUNS);
+        let fail = |e| failed(format!("could not read {}", path.display()), e);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(fail(e)),
+        };
+        let needle = Value::from(trigger).to_string();
+        let mut found = Vec::new();
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(fail)?;
+            // Looked at closely only where it may be: the file grows for years.
+            if !line.contains(&needle) {
+                continue;
+            }
+            // A line that was cut off by a crash says nothing.
+            let Ok(row) = serde_json::from_str::<Map<String, Value>>(&line) else {
+                continue;
+            };
+            let text = |name: &str| match row.get(name)? {
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            };
+            if text("source").as_deref() == Some(source)
+                && text("trigger_id").as_deref() == Some(trigger)
+            {
+                found.extend(audit::run_of(text));
+            }
+        }
+        Ok(found)
     }
 }
 

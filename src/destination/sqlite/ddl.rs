@@ -108,6 +108,15 @@ pub fn own_tables(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     for (name, columns) in [(LOADS, audit::load_columns()), (RUNS, audit::run_columns())] {
         if !has_table(tx, name)? {
             tx.execute_batch(&create_table(name, &TableSchema { columns }))?;
+            continue;
+        }
+        // An older drawoff has made it.
+        let have = column_names(tx, name)?;
+        for column in columns.iter().filter(|c| !have.contains(&c.name)) {
+            tx.execute_batch(&format!(
+                "ALTER TABLE main.{name} ADD COLUMN {}",
+                definition(column)
+            ))?;
         }
     }
     Ok(())
@@ -369,6 +378,12 @@ fn foreign(name: String, declared: &str, required: bool) -> Column {
     } else {
         Mode::Nullable
     })
+}
+
+fn column_names(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    conn.prepare("SELECT name FROM pragma_table_info(?1, 'main')")?
+        .query_map([table], |r| r.get(0))?
+        .collect()
 }
 
 /// Whether the database has a table.

@@ -46,6 +46,12 @@ impl StateStore for SqliteDestination {
         let (place, runs) = (self.place.clone(), runs.to_vec());
         blocking::run(move || place.record(&runs)).await
     }
+
+    async fn triggered(&self, source: &str, trigger: &str) -> Result<Vec<RunRecord>> {
+        let place = self.place.clone();
+        let (source, trigger) = (source.to_owned(), trigger.to_owned());
+        blocking::run(move || place.triggered(&source, &trigger)).await
+    }
 }
 
 impl Place {
@@ -141,6 +147,49 @@ impl Place {
                 .map_err(fail)?;
         }
         tx.commit().map_err(fail)
+    }
+
+    fn triggered(&self, source: &str, trigger: &str) -> Result<Vec<RunRecord>> {
+        let names = audit::run_column_names();
+        let sql = format!(
+            "SELECT {} FROM main.{RUNS} WHERE source = ?1 AND trigger_id = ?2",
+            ddl::list(names.iter().map(String::as_str))
+        );
+        let read = || {
+            let mut conn = self.connection();
+            // Makes the table, or the column, where there is none yet.
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            ddl::own_tables(&tx)?;
+            let rows: Vec<HashMap<&str, Value>> = tx
+                .prepare(&sql)?
+                .query_map([source, trigger], |row| {
+                    let cells = names.iter().enumerate();
+                    cells
+                        .map(|(i, name)| Ok((name.as_str(), row.get(i)?)))
+                        .collect()
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            tx.commit()?;
+            Ok(rows)
+        };
+        let rows = read().map_err(|e| {
+            failed(
+                format!(
+                    "could not look for runs of `{source}` in `{RUNS}` in {}",
+                    self.shown
+                ),
+                e,
+            )
+        })?;
+        let text = |cell: Option<&Value>| match cell? {
+            Value::Text(text) => Some(text.clone()),
+            Value::Integer(number) => Some(number.to_string()),
+            _ => None,
+        };
+        Ok(rows
+            .iter()
+            .filter_map(|row| audit::run_of(|name| text(row.get(name))))
+            .collect())
     }
 }
 

@@ -46,6 +46,9 @@ impl StateStore for Counter {
     async fn record(&self, _: &mut [RunRecord]) -> Result<()> {
         Ok(())
     }
+    async fn triggered(&self, _: &str, _: &str) -> Result<Vec<RunRecord>> {
+        Ok(Vec::new())
+    }
 }
 
 #[async_trait]

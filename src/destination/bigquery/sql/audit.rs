@@ -2,6 +2,7 @@
 
 use super::ident;
 use crate::destination::audit::Cell;
+use crate::schema::{Column, ColumnType};
 
 /// In a publish: the slice's row of the table of loads. The names are parameters of the publish.
 pub(in super::super) fn load(loads: &str, names: &[&str]) -> String {
@@ -69,6 +70,25 @@ pub(in super::super) fn record_runs(runs: &str, columns: &[String], rows: &[Vec<
         "INSERT INTO {runs} ({})\nVALUES {}",
         names.join(", "),
         rows.join(",\n")
+    )
+}
+
+/// The runs that a trigger has started, `@trigger` for `@source`, their times as text. Pub/Sub sends a
+/// message again for 31 days at the most, 7 unless somebody has said otherwise, and Cloud Scheduler for less;
+/// the bound keeps the table's other partitions off the bill.
+pub(in super::super) fn triggered(runs: &str, columns: &[Column]) -> String {
+    let columns: Vec<String> = columns
+        .iter()
+        .map(|column| match (ident(&column.name), &column.kind) {
+            (name, ColumnType::Timestamp) => {
+                format!("FORMAT_TIMESTAMP('%Y-%m-%dT%H:%M:%E6SZ', {name}) AS {name}")
+            }
+            (name, _) => name,
+        })
+        .collect();
+    format!(
+        "SELECT {}\nFROM {runs}\nWHERE source = @source AND trigger_id = @trigger\n  AND started_at > TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL 31 DAY)",
+        columns.join(", ")
     )
 }
 

@@ -29,7 +29,7 @@ mod staged;
 mod tests;
 pub(super) mod unfit;
 
-pub(super) use audit::{parameter, record_runs, run_parameter};
+pub(super) use audit::{parameter, record_runs, run_parameter, triggered};
 pub(super) use checkpoints::{checkpoint_columns, forget, last_publish, seed};
 pub(super) use lease::{acquire, lease_columns, other as other_holder, release, renew, seed_lease};
 pub(super) use publish::{Publish, answer, publish};
