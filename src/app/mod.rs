@@ -16,14 +16,19 @@ pub use run::RunOptions;
 pub use secrets::{NewSecret, SecretRow, SecretTarget, SetOptions};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::Environment;
+use crate::config::{self, Environment};
 use crate::error::Result;
 use crate::google::{Google, GoogleSettings, Impersonation};
 use crate::secrets::SecretManager;
 use crate::secrets::resolve::Secrets;
 use crate::settings::Settings;
+use crate::telemetry::log;
+
+/// Longest that log lines wait for the name of their project; Cloud Run says it within milliseconds.
+const LOOKUP: Duration = Duration::from_secs(1);
 
 /// Everything that the commands need, made once a process.
 pub struct App {
@@ -70,6 +75,32 @@ impl App {
     /// The way to Google.
     pub fn google(&self) -> &Google {
         &self.google
+    }
+
+    /// Finds out whose project traces are in, so that log lines can name them: as configured, else as
+    /// Cloud Run says. Does not wait long, and elsewhere asks nobody.
+    pub async fn learn_project(&self) {
+        if log::project().is_some() {
+            return;
+        }
+        let google = &self.google.settings().project;
+        let configured = self.settings.project.as_ref().or(google.as_ref());
+        if let Some(project) = configured {
+            return log::set_project(project);
+        }
+        let get = |name: &str| self.environment.get(name);
+        if get(config::K_SERVICE)
+            .or(get(config::CLOUD_RUN_JOB))
+            .is_none()
+        {
+            return;
+        }
+        tokio::select! {
+            found = self.google.project_id() => if let Ok(project) = found {
+                log::set_project(&project);
+            },
+            () = self.clock.sleep(LOOKUP) => {}
+        }
     }
 
     async fn open(&self, source: &str) -> Result<open::OpenSource> {

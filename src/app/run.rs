@@ -1,5 +1,6 @@
 //! A run: every wanted stream of a source, some at a time, into the destination.
 
+mod failures;
 mod stream;
 mod streams;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::App;
 use super::lease::Holding;
@@ -22,6 +24,7 @@ use crate::pipeline::report::{Observer, RunReport};
 use crate::pipeline::stage::Budget;
 use crate::settings::BigQueryOptions;
 use crate::state::{CheckpointKey, SavedCheckpoint};
+use crate::telemetry::span;
 
 /// Streams at work at once, at the most; each holds a page and a batch.
 const STREAMS_AT_ONCE: usize = 4;
@@ -108,9 +111,27 @@ impl App {
         cancel: CancellationToken,
         observer: Arc<Observer>,
     ) -> Result<RunReport> {
+        let started = self.clock.now();
+        let run_id = match &options.run_id {
+            Some(id) => id.clone(),
+            None => Self::new_run_id(started),
+        };
+        let span = span::run(&options.source, &run_id);
+        self.begin(options, run_id, started, cancel, observer)
+            .instrument(span)
+            .await
+    }
+
+    async fn begin(
+        &self,
+        options: &RunOptions,
+        run_id: String,
+        started: Timestamp,
+        cancel: CancellationToken,
+        observer: Arc<Observer>,
+    ) -> Result<RunReport> {
         options.check()?;
         let begun = self.clock.instant();
-        let started = self.clock.now();
         let config = self.settings.source(&options.source)?;
         let place = config
             .destination
@@ -120,10 +141,6 @@ impl App {
         let source = OpenSource::open(config, self).await?;
         let wanted = wanted(&source, &options.streams)?;
         let destination = self.destination(&place, &bigquery, options.dry_run)?;
-        let run_id = match &options.run_id {
-            Some(id) => id.clone(),
-            None => Self::new_run_id(started),
-        };
         // Stopped by whoever started it, or by the loss of the lease.
         let cancel = cancel.child_token();
         let lease = match options.dry_run {
@@ -167,7 +184,9 @@ impl App {
         if let Some(lease) = lease {
             lease.end().await;
         }
-        outcome.map(|report| RunReport {
+        let report = outcome?;
+        failures::tell(&report);
+        Ok(RunReport {
             duration: self.clock.instant() - begun,
             ..report
         })

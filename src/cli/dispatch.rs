@@ -25,11 +25,14 @@ use crate::config::Environment;
 use crate::connector::Connector;
 use crate::connector::load::lint_file;
 use crate::error::{Error, ErrorKind, Result};
+use crate::http::collector_client;
 use crate::pipeline::report::Observer;
 use crate::schema::render::write_ndjson;
 use crate::server;
 use crate::settings::{Overrides, Settings};
-use crate::telemetry::{log, redact};
+use crate::telemetry::log::{self, Origin};
+use crate::telemetry::otlp::{self, Exporting};
+use crate::telemetry::redact;
 use crate::yaml::finding::Severity;
 
 /// Widest line of a table.
@@ -50,14 +53,16 @@ pub fn main() -> ExitCode {
     };
     let around = Surroundings::detect();
     let format = cli.global.format(around);
-    let outcome = log::init(format, cli.levels(format))
-        .and_then(|()| runtime())
-        .and_then(|runtime| {
-            let code = runtime.block_on(dispatch(cli, around));
-            // What still runs in the background must not hold up the end.
-            runtime.shutdown_timeout(Duration::from_millis(200));
-            code
-        });
+    let outcome = runtime().and_then(|runtime| {
+        let exporting = start_telling(&cli, format, runtime.handle())?;
+        let code = runtime.block_on(dispatch(cli, around));
+        if let Some(exporting) = exporting {
+            exporting.end();
+        }
+        // What still runs in the background must not hold up the end.
+        runtime.shutdown_timeout(Duration::from_millis(200));
+        code
+    });
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -65,6 +70,34 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Starts log lines, and traces and metrics where a collector is named and there is something to tell.
+fn start_telling(
+    cli: &Cli,
+    format: log::Format,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Option<Exporting>> {
+    let environment = Environment::process();
+    let runs = matches!(cli.command, None | Some(Command::Serve(_)));
+    let exporting = match runs {
+        true => Exporting::start(&environment, runtime.clone(), collector_client),
+        false => Ok(None),
+    };
+    let (exporting, problem) = match exporting {
+        Ok(exporting) => (exporting, None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let levels = cli.levels(format);
+    log::init(format, levels, Origin::of(&environment), exporting.as_ref())?;
+    if let Some(problem) = problem {
+        tracing::warn!(
+            hint = problem.find_hint(),
+            "no traces and no metrics are exported: {}",
+            problem.chain()
+        );
+    }
+    Ok(exporting)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -257,6 +290,9 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
     ));
     let shows = around.terminal && !global.quiet;
     let progress = shows.then(|| Progress::start(observer.clone(), Paint::new(around.colour)));
+    if log::in_a_trace() {
+        app.learn_project().await;
+    }
     let outcome = app.run(&options, cancel, observer).await;
     drop(progress);
     watch.abort();
@@ -318,6 +354,7 @@ async fn stop_when_asked(
     }
     cancel.cancel();
     hurry.cancel();
+    otlp::hurry();
     tokio::select! {
         () = signals.recv() => {}
         () = clock.sleep(PATIENCE) => {}

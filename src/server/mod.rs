@@ -18,11 +18,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 pub use self::gate::Callers;
 use self::gate::Gate;
@@ -30,6 +31,8 @@ use self::runs::{Begun, Runs};
 use crate::app::App;
 use crate::clock::Clock as _;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::trace::TraceContext;
+use crate::telemetry::{log, span};
 
 /// Largest body; what may be asked fits a line.
 const LARGEST_BODY: usize = 64 << 10;
@@ -46,6 +49,7 @@ pub struct ServeOptions {
 }
 
 struct Service {
+    app: Arc<App>,
     gate: Gate,
     runs: Arc<Runs>,
     answer_within: Duration,
@@ -79,6 +83,7 @@ pub async fn serve(app: Arc<App>, options: ServeOptions, cancel: CancellationTok
     }
     let runs = Runs::new(app.clone(), cancel.clone());
     let service = Arc::new(Service {
+        app: app.clone(),
         gate: Gate::new(app.google().clone(), options.callers),
         runs: runs.clone(),
         answer_within: options.answer_within,
@@ -102,10 +107,20 @@ pub async fn serve(app: Arc<App>, options: ServeOptions, cancel: CancellationTok
 }
 
 async fn run(State(service): State<Arc<Service>>, headers: HeaderMap, body: Bytes) -> Response {
-    if let Err(refusal) = service.gate.pass(&headers).await {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let trace = TraceContext::of_request(header);
+    let span = span::request(&Method::POST, "/run", trace);
+    if trace.is_some() || log::in_a_trace() {
+        service.app.learn_project().await;
+    }
+    begin(&service, &headers, &body).instrument(span).await
+}
+
+async fn begin(service: &Service, headers: &HeaderMap, body: &Bytes) -> Response {
+    if let Err(refusal) = service.gate.pass(headers).await {
         return answer::turned_away(&refusal);
     }
-    let asked = match ask::read(&body) {
+    let asked = match ask::read(body) {
         Ok(asked) => asked,
         Err(error) => return answer::failed(&error),
     };

@@ -7,11 +7,13 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::app::{App, RunOptions};
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::Error;
 use crate::pipeline::report::{Observer, Phase, RunReport, Watched};
+use crate::telemetry::log::{self, Whose};
 
 /// Ended runs that can still be looked at.
 const KEPT: usize = 100;
@@ -105,26 +107,34 @@ impl Runs {
         options.run_id = Some(id.clone());
         options.hurry = self.cancel.clone();
         let (done, end) = watch::channel(false);
-        let (runs, run) = (self.clone(), id.clone());
+        let (runs, run, source) = (self.clone(), id.clone(), options.source.clone());
         let inner = self.clone();
-        let work = tokio::spawn(async move {
+        // Lines and spans of the run are the request's.
+        let work = async move {
             inner
                 .app
                 .run(&options, inner.cancel.clone(), observer)
                 .await
-        });
-        self.tasks.spawn(async move {
+        };
+        let work = tokio::spawn(work.in_current_span());
+        let watch = async move {
             let outcome = work.await.unwrap_or_else(|e| {
                 Err(Error::new(crate::error::ErrorKind::Bug, "the run broke off").source(e))
             });
             if let Err(error) = &outcome {
-                tracing::error!(run_id = run, "the run failed: {}", error.chain());
+                let whose = Whose {
+                    source: Some(&source),
+                    run_id: Some(&run),
+                    stream: None,
+                };
+                log::failed("run", whose, error);
             }
             if let Some(known) = runs.known().iter_mut().find(|k| k.id == run) {
                 known.outcome = Some(Arc::new(outcome));
             }
             let _ = done.send(true);
-        });
+        };
+        self.tasks.spawn(watch.in_current_span());
         Begun::At { id, end }
     }
 
