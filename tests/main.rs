@@ -40,3 +40,4 @@ mod sessions;
 mod state;
 mod storage_write;
 mod support;
+mod telemetry;
