@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::support::binary::{Bench, Ran, Running};
 use crate::support::collector::{Collector, Span, counts, gauge, sum};
 use crate::support::fake_api::{FakeApi, Received, Reply};
+use crate::support::google::{Call, Google};
 use crate::support::plain_http;
 use crate::support::shop::page;
 use crate::support::tables::sqlite;
@@ -649,4 +650,40 @@ async fn people_are_told_of_a_failure_once() {
     let ran = bench.run(&["--source", "shop"]).await.exits(1);
     assert!(!ran.stderr.contains("stream failed"), "{ran}");
     assert!(ran.stdout.contains("403"), "{ran}");
+}
+
+#[tokio::test]
+async fn the_project_of_a_trace_is_cloud_runs_own() {
+    let google = Google::start().await;
+    let account = google.service_account("puller");
+    google.attach(&account);
+    let api = FakeApi::start(|request| page(&rows(25), request)).await;
+    let in_trace = async |bench: Bench| -> BTreeSet<Option<String>> {
+        let bench = google
+            .bare_env(bench)
+            .env("GOOGLE_CLOUD_PROJECT", "")
+            .env("DRAWOFF_PROJECT", "project-of-secrets");
+        let served = serve(&bench, &[]).await;
+        let answer = served.run(&[("traceparent", &traceparent(true))]).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let id = answer.json()["run_id"].clone();
+        let ran = served.end().await.exits(0);
+        lines(&ran)
+            .iter()
+            .filter(|l| l["run_id"] == id)
+            .map(|l| l.get(IN_TRACE).map(|t| t.as_str().unwrap().to_owned()))
+            .collect()
+    };
+    let asked = || {
+        let calls = google.calls();
+        let project = |c: &&Call| c.path.ends_with("/project/project-id");
+        calls.iter().filter(project).count()
+    };
+    let of = |project: &str| BTreeSet::from([Some(format!("projects/{project}/traces/{TRACE}"))]);
+    let here = shop(&api, &["items:"]);
+    assert_eq!(in_trace(here).await, of("project-of-secrets"));
+    assert_eq!(asked(), 0);
+    let there = shop(&api, &["items:"]).env("K_SERVICE", "puller");
+    assert_eq!(in_trace(there).await, of("test-project"));
+    assert_eq!(asked(), 1);
 }

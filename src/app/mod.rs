@@ -77,29 +77,25 @@ impl App {
         &self.google
     }
 
-    /// Finds out whose project traces are in, so that log lines can name them: as configured, else as
-    /// Cloud Run says. Does not wait long, and elsewhere asks nobody.
+    /// Finds out whose project traces are in, so that log lines can name them: as Google's variables say,
+    /// else as Cloud Run does, else the one of the secrets. Does not wait long, and elsewhere asks nobody.
     pub async fn learn_project(&self) {
         if log::project().is_some() {
             return;
         }
-        let google = &self.google.settings().project;
-        let configured = self.settings.project.as_ref().or(google.as_ref());
-        if let Some(project) = configured {
-            return log::set_project(project);
-        }
         let get = |name: &str| self.environment.get(name);
-        if get(config::K_SERVICE)
+        let in_cloud_run = get(config::K_SERVICE)
             .or(get(config::CLOUD_RUN_JOB))
-            .is_none()
-        {
-            return;
+            .is_some();
+        let mut project = self.google.settings().project.clone();
+        if project.is_none() && in_cloud_run {
+            project = tokio::select! {
+                found = self.google.project_id() => found.ok(),
+                () = self.clock.sleep(LOOKUP) => None,
+            };
         }
-        tokio::select! {
-            found = self.google.project_id() => if let Ok(project) = found {
-                log::set_project(&project);
-            },
-            () = self.clock.sleep(LOOKUP) => {}
+        if let Some(project) = project.as_ref().or(self.settings.project.as_ref()) {
+            log::set_project(project);
         }
     }
 

@@ -18,7 +18,6 @@ mod measure;
 mod resource;
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -47,8 +46,11 @@ use crate::error::{Error, Result};
 
 /// How long the end of the process waits for the last export.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
-/// The same when the process was asked to stop and has seconds to live.
-const HURRIED_EXPORT: Duration = Duration::from_millis(400);
+/// After a signal the end has come this late, whatever there is left to export: platforms kill after ten
+/// seconds, and the run itself may take most of them.
+const LAST_MOMENT: Duration = Duration::from_millis(7_600);
+/// What the last export is given in any case.
+const LEAST_EXPORT: Duration = Duration::from_millis(100);
 /// How long it waits for tasks that were told to end, and hold spans open.
 const LAST_SPANS: Duration = Duration::from_millis(100);
 /// How often it looks.
@@ -56,7 +58,8 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// Whether there are spans that are exported.
 static TRACES: OnceLock<()> = OnceLock::new();
-static HURRY: AtomicBool = AtomicBool::new(false);
+/// When the process was asked to stop.
+static ASKED: OnceLock<Instant> = OnceLock::new();
 
 /// What is exported, until [`Self::end`].
 pub struct Exporting {
@@ -156,8 +159,10 @@ impl Exporting {
 
     /// Exports what is left, and waits for that a moment. Not within the runtime, which the export needs.
     pub fn end(self) {
-        let hurry = HURRY.load(Relaxed);
-        let limit = if hurry { HURRIED_EXPORT } else { LAST_EXPORT };
+        let limit = ASKED.get().map_or(LAST_EXPORT, |asked| {
+            let left = LAST_MOMENT.saturating_sub(asked.elapsed());
+            left.clamp(LEAST_EXPORT, LAST_EXPORT)
+        });
         let begun = Instant::now();
         while guard::open_spans() > 0 && begun.elapsed() < LAST_SPANS {
             std::thread::sleep(LOOK);
@@ -197,9 +202,9 @@ pub(super) fn exports_traces() -> bool {
     TRACES.get().is_some()
 }
 
-/// The process was asked to stop, and will not be waited for long.
+/// The process was asked to stop now, and will not be waited for long.
 pub fn hurry() {
-    HURRY.store(true, Relaxed);
+    let _ = ASKED.set(Instant::now());
 }
 
 /// Makes a span the child of one elsewhere.

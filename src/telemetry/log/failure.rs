@@ -52,7 +52,7 @@ pub fn failed(what: &str, whose: Whose<'_>, error: &Error) {
             kind,
             hint,
             transient,
-            report_group = group(&place, error.root()),
+            report_group = group(place, error.root()),
             report_file = place.file(),
             report_line = place.line(),
             "{message}"
@@ -71,7 +71,7 @@ pub fn last_line(error: &Error) -> String {
         fields.insert("hint".to_owned(), hint.into());
     }
     if !passes(error) {
-        fields.extend(reported(&error.place(), error.root()));
+        fields.extend(reported(error.place(), error.root()));
     }
     let severity = if passes(error) { "WARNING" } else { "ERROR" };
     super::json_line(severity, &message(env!("CARGO_PKG_NAME"), error), fields)
