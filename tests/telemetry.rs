@@ -41,7 +41,7 @@ fn shop(api: &FakeApi, streams: &[&str]) -> Bench {
          config: {{key: {{description: Key, secret: true}}}}\n\
          base_url: {}\n\
          auth: {{api_key: {{query: key, value: \"{{{{ config.key }}}}\"}}}}\n\
-         pagination: {{page: {{page_param: page, size_param: per_page, size: 10}}}}\n\
+         pagination: {{page: {{page_param: page, size_param: per_page, size: 10, total: /total}}}}\n\
          records: /data\n\
          primary_key: [id]\n\
          streams:\n{streams}",
@@ -516,14 +516,15 @@ async fn lines_and_spans_of_a_run_that_was_asked_for_are_the_requests() {
 #[tokio::test]
 async fn lines_carry_the_requests_trace_without_a_collector_and_malformed_ones_none() {
     let broken = AtomicUsize::new(0);
-    let api =
-        FakeApi::start(
-            move |request: &Received| match broken.fetch_add(1, Ordering::SeqCst) {
-                0 => Reply::status(503),
-                _ => page(&rows(25), request),
-            },
-        )
-        .await;
+    // The total is known: later pages are asked for ahead, by tasks of their own.
+    let api = FakeApi::start(move |request: &Received| {
+        let second = request.number_param("page") == Some(2);
+        match second && broken.fetch_add(1, Ordering::SeqCst) == 0 {
+            true => Reply::status(503),
+            false => page(&rows(25), request),
+        }
+    })
+    .await;
     let bench = shop(&api, &["items:"]);
     let served = serve(&bench, &["-v"]).await;
     let google = format!("{TRACE}/255;o=1");

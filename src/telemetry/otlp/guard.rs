@@ -72,3 +72,60 @@ impl<E: SpanExporter> SpanExporter for Guarded<E> {
         self.0.set_resource(resource);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::SystemTime;
+
+    use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status};
+    use opentelemetry::{InstrumentationScope, KeyValue};
+    use opentelemetry_sdk::trace::{SpanEvents, SpanLinks};
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Kept(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanExporter for Kept {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.lock().unwrap().extend(batch);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn known_secrets_do_not_leave() {
+        redact::register("guard-canary");
+        let kept = Kept::default();
+        let all = kept.0.clone();
+        let span = SpanData {
+            span_context: SpanContext::empty_context(),
+            parent_span_id: SpanId::INVALID,
+            parent_span_is_remote: false,
+            span_kind: SpanKind::Client,
+            name: "GET".into(),
+            start_time: SystemTime::UNIX_EPOCH,
+            end_time: SystemTime::UNIX_EPOCH,
+            attributes: vec![
+                KeyValue::new("server.address", "guard-canary.example"),
+                KeyValue::new("server.port", 443),
+                KeyValue::new("trace_id", "00"),
+            ],
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: InstrumentationScope::default(),
+        };
+        Guarded(kept).export(vec![span]).await.unwrap();
+        let exported = all.lock().unwrap();
+        assert_eq!(
+            exported[0].attributes,
+            [
+                KeyValue::new("server.address", "[redacted].example"),
+                KeyValue::new("server.port", 443),
+            ]
+        );
+    }
+}
