@@ -518,8 +518,8 @@ async fn lines_carry_the_requests_trace_without_a_collector_and_malformed_ones_n
     let broken = AtomicUsize::new(0);
     // The total is known: later pages are asked for ahead, by tasks of their own.
     let api = FakeApi::start(move |request: &Received| {
-        let second = request.number_param("page") == Some(2);
-        match second && broken.fetch_add(1, Ordering::SeqCst) == 0 {
+        let last = request.number_param("page") == Some(3);
+        match last && broken.fetch_add(1, Ordering::SeqCst) == 0 {
             true => Reply::status(503),
             false => page(&rows(25), request),
         }
