@@ -134,6 +134,7 @@ async fn land(destination: &dyn Destination, batches: &[RecordBatch]) {
         checkpoint: Checkpoint::default(),
         expected_version: 0,
         run_id: "bench".into(),
+        lease: "bench".into(),
         facts: SliceFacts::default(),
     };
     slice.publish(&update).await.expect("published");

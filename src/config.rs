@@ -48,6 +48,14 @@ pub const CLOUD_RUN_JOB: &str = "CLOUD_RUN_JOB";
 pub const CLOUD_RUN_EXECUTION: &str = "CLOUD_RUN_EXECUTION";
 /// Number of that task in its execution, from 0.
 pub const CLOUD_RUN_TASK_INDEX: &str = "CLOUD_RUN_TASK_INDEX";
+/// How many tasks that execution has.
+pub const CLOUD_RUN_TASK_COUNT: &str = "CLOUD_RUN_TASK_COUNT";
+/// Number of this pod in an indexed job of Kubernetes, from 0.
+pub const JOB_COMPLETION_INDEX: &str = "JOB_COMPLETION_INDEX";
+/// How many pods that job has, which Kubernetes does not say.
+pub const TASK_COUNT: &str = "DRAWOFF_TASK_COUNT";
+/// Name of the execution whose tasks share a run, where it is not Cloud Run's.
+pub const EXECUTION: &str = "DRAWOFF_EXECUTION";
 /// How often that task was started before.
 pub const CLOUD_RUN_TASK_ATTEMPT: &str = "CLOUD_RUN_TASK_ATTEMPT";
 /// Name of the Cloud Run service that this process serves.

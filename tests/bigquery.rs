@@ -93,6 +93,7 @@ fn update(expected_version: u64, run: &str, cursor: &str) -> CheckpointUpdate {
         },
         expected_version,
         run_id: run.into(),
+        lease: "crm".into(),
         facts: SliceFacts::default(),
     }
 }

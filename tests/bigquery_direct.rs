@@ -11,7 +11,7 @@ use std::time::Duration;
 use drawoff::destination::bigquery::{BigQuery, BigQuerySettings, Target};
 use drawoff::destination::rejects;
 use drawoff::destination::{
-    BatchKind, Destination, Disposition, Published, Slice, TableSpec, WriteMethod,
+    Base, BatchKind, Destination, Disposition, Published, Slice, TableSpec, WriteMethod,
 };
 use drawoff::error::{Error, ErrorKind};
 use drawoff::google::{Endpoint, Google, GoogleSettings};
@@ -83,6 +83,7 @@ fn update(version: u64, run: &str) -> CheckpointUpdate {
         },
         expected_version: version,
         run_id: run.into(),
+        lease: key().source,
         facts: SliceFacts::default(),
     }
 }
@@ -98,7 +99,11 @@ fn rows(run: &str, ids: impl IntoIterator<Item = i64>) -> Vec<Value> {
 
 async fn opened(to: &BigQuery, spec: &TableSpec, version: u64, run: &str) -> Box<dyn Slice> {
     let mut slice = to.open(spec, run, "0001").await.unwrap();
-    slice.builds_on(&key(), version);
+    slice.builds_on(&Base {
+        key: key(),
+        version,
+        lease: key().source,
+    });
     slice
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use drawoff::destination::bigquery::{BigQuery, BigQuerySettings, Target};
 use drawoff::destination::{
-    BatchKind, Destination, Disposition, Published, TableSpec, WriteMethod,
+    Base, BatchKind, Destination, Disposition, Published, TableSpec, WriteMethod,
 };
 use drawoff::error::{ErrorKind, Result};
 use drawoff::google::{Google, GoogleSettings};
@@ -54,6 +54,7 @@ fn update(version: u64) -> CheckpointUpdate {
         checkpoint: Checkpoint::default(),
         expected_version: version,
         run_id: format!("run{version}"),
+        lease: "src".into(),
         facts: SliceFacts::default(),
     }
 }
@@ -62,7 +63,11 @@ fn update(version: u64) -> CheckpointUpdate {
 async fn land(to: &BigQuery, spec: &TableSpec, version: u64, id: i64) -> Result<Published> {
     let update = update(version);
     let mut slice = to.open(spec, &update.run_id, "0001").await?;
-    slice.builds_on(&update.key, version);
+    slice.builds_on(&Base {
+        key: update.key.clone(),
+        version,
+        lease: update.lease.clone(),
+    });
     let rows = batch(&spec.schema, &[json!({"id": id})]);
     slice.stage(BatchKind::Rows, rows).await?;
     slice.publish(&update).await

@@ -10,7 +10,7 @@ use arrow_array::{
 use drawoff::clock::SharedClock;
 use drawoff::destination::bigquery::{BigQuery, Target};
 use drawoff::destination::{
-    BatchKind, Destination, Disposition, Published, TableSpec, WriteMethod, rejects,
+    Base, BatchKind, Destination, Disposition, Published, TableSpec, WriteMethod, rejects,
 };
 use drawoff::error::{Error, ErrorKind, Result};
 use drawoff::google::{Endpoint, Google, GoogleSettings};
@@ -93,6 +93,7 @@ fn update(version: u64, run: &str) -> CheckpointUpdate {
         },
         expected_version: version,
         run_id: run.into(),
+        lease: "src".into(),
         facts: SliceFacts::default(),
     }
 }
@@ -107,7 +108,11 @@ async fn land(
 ) -> Result<Published> {
     let update = update(version, run);
     let mut slice = to.open(spec, run, "0001").await?;
-    slice.builds_on(&update.key, version);
+    slice.builds_on(&Base {
+        key: update.key.clone(),
+        version,
+        lease: update.lease.clone(),
+    });
     for group in rows.chunks(16) {
         if let Err(error) = slice
             .stage(BatchKind::Rows, batch(&spec.schema, group))
@@ -385,7 +390,11 @@ async fn numbers_that_are_none_and_texts_with_nul_arrive_through_both_formats() 
         let rows = RecordBatch::try_new(arrow_schema(&spec.schema), arrays).unwrap();
         let update = update(version as u64, &format!("run{version}"));
         let mut slice = to.open(&spec, &update.run_id, "0001").await.unwrap();
-        slice.builds_on(&update.key, version as u64);
+        slice.builds_on(&Base {
+            key: update.key.clone(),
+            version: version as u64,
+            lease: update.lease.clone(),
+        });
         slice.stage(BatchKind::Rows, rows).await.unwrap();
         assert_eq!(slice.publish(&update).await.unwrap().rows, 4, "{name}");
         let job = &proxy.seen("POST /upload")[version].json;

@@ -37,6 +37,7 @@ mod secrets;
 mod secrets_cli;
 mod serve;
 mod sessions;
+mod shards;
 mod state;
 mod storage_write;
 mod support;

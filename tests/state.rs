@@ -269,11 +269,11 @@ async fn a_lease_is_taken_once_though_the_answer_was_lost() {
         BigQuery::new(google, target, BigQuerySettings::default()).unwrap()
     };
     let lease = |run: &str| Lease {
-        source: "shop".into(),
+        name: "shop".into(),
         run_id: run.into(),
         length: Duration::from_secs(120),
         holder: Holder::default(),
-        over: None,
+        over: Vec::new(),
     };
     let here = open(emulator.settings_at(&proxy.url));
     let taken = here.acquire(&lease("a")).await.unwrap();

@@ -114,6 +114,7 @@ impl Scene {
             checkpoint: Checkpoint::default(),
             expected_version: self.step,
             run_id: run,
+            lease: "src".into(),
             facts: SliceFacts::default(),
         };
         let published = slice.publish(&update).await?;
@@ -430,6 +431,7 @@ async fn requests_are_no_larger_than_they_may_be() {
                 checkpoint: Checkpoint::default(),
                 expected_version: 1,
                 run_id: "long".into(),
+                lease: "src".into(),
                 facts: SliceFacts::default(),
             };
             slice.publish(&update).await.unwrap_err()
@@ -493,6 +495,7 @@ async fn no_more_is_under_way_than_may_be_and_one_stream_has_it_all() {
             checkpoint: Checkpoint::default(),
             expected_version: 0,
             run_id: "run0".into(),
+            lease: "src".into(),
             facts: SliceFacts::default(),
         };
         assert_eq!(slice.publish(&update).await.unwrap().rows, 120);

@@ -41,7 +41,7 @@ fn shop(api: &FakeApi, streams: &[&str]) -> Bench {
          config: {{key: {{description: Key, secret: true}}}}\n\
          base_url: {}\n\
          auth: {{api_key: {{query: key, value: \"{{{{ config.key }}}}\"}}}}\n\
-         pagination: {{page: {{page_param: page, size_param: per_page, size: 10, total: /total}}}}\n\
+         pagination: {{page: {{page_param: page, size_param: per_page, size: 10, total: /total, read_ahead: true}}}}\n\
          records: /data\n\
          primary_key: [id]\n\
          streams:\n{streams}",

@@ -317,7 +317,7 @@ impl App {
         let bigquery = config.bigquery.clone();
         let mut report = CheckReport::default();
         let secrets = config.secrets.len();
-        match OpenSource::open(config, self).await {
+        match OpenSource::open(config, self, None).await {
             Err(error) => report.add("secrets and settings", CheckOutcome::Failed(error)),
             Ok(source) => {
                 report.add(

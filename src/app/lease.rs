@@ -13,13 +13,27 @@ use crate::destination::Destination;
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{Acquired, Holder, Lease, Life};
 
+/// Between the first two looks at a lease that is waited for…
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+/// …and between later ones, each of which may be a query that costs.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
+/// What a run takes leases with.
+pub(super) struct Leases {
+    store: Arc<dyn Destination>,
+    run_id: String,
+    length: Duration,
+    holder: Holder,
+    clock: SharedClock,
+    _life: Life,
+}
+
 /// A lease that is being renewed.
 pub(super) struct Holding {
     store: Arc<dyn Destination>,
     lease: Lease,
     lost: Arc<OnceLock<Lost>>,
     renewing: AbortOnDropHandle<()>,
-    _life: Life,
 }
 
 /// Why a lease is not held any more, in words.
@@ -29,36 +43,49 @@ struct Lost {
     hint: Option<String>,
 }
 
-impl Holding {
-    /// Takes the lease of `source` for a run and keeps it renewed. When that does not work any more,
-    /// `stop` is cancelled.
-    ///
-    /// # Errors
-    /// [`ErrorKind::State`], transient, when another run holds it.
-    pub async fn take(
+impl Leases {
+    /// Of a run, which shows from now on that it lives.
+    pub fn new(
         store: Arc<dyn Destination>,
-        source: &str,
         run_id: &str,
         length: Duration,
         environment: &Environment,
         clock: SharedClock,
-        stop: CancellationToken,
-    ) -> Result<Self> {
+    ) -> Self {
         let life = Life::of(run_id);
-        let mut lease = Lease {
-            source: source.to_owned(),
+        Self {
+            store,
             run_id: run_id.to_owned(),
             length,
             holder: Holder::this(environment, &life),
-            over: None,
+            clock,
+            _life: life,
+        }
+    }
+
+    /// Takes the lease of that name and keeps it renewed. When that does not work any more, `stop` is
+    /// cancelled.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`], transient, when another run holds it.
+    pub async fn take(&self, name: &str, stop: CancellationToken) -> Result<Holding> {
+        let (store, clock, run_id) = (&self.store, &self.clock, &self.run_id);
+        let mut lease = Lease {
+            name: name.to_owned(),
+            run_id: run_id.clone(),
+            length: self.length,
+            holder: self.holder.clone(),
+            over: Vec::new(),
         };
         // The store counts from when it is asked, or later.
         let mut asked = clock.instant();
         let mut answer = store.acquire(&lease).await?;
-        if let Acquired::Theirs(held) = &answer
+        // There may be several: those of the parts of a source.
+        while let Acquired::Theirs(held) = &answer
+            && !lease.over.contains(&held.run_id)
             && lease.holder.sees_end_of(&held.holder, &held.run_id)
         {
-            lease.over = Some(held.run_id.clone());
+            lease.over.push(held.run_id.clone());
             asked = clock.instant();
             answer = store.acquire(&lease).await?;
         }
@@ -67,7 +94,7 @@ impl Holding {
             Acquired::Ours {
                 before: Some(before),
             } => tracing::warn!(
-                source,
+                lease = name,
                 run_id,
                 before = before.run_id,
                 since = %before.acquired_at,
@@ -79,11 +106,12 @@ impl Holding {
         let lost = Arc::new(OnceLock::new());
         let renewing = {
             let (store, lease, lost) = (store.clone(), lease.clone(), lost.clone());
+            let clock = clock.clone();
             AbortOnDropHandle::new(tokio::spawn(
                 async move {
                     let error = renew(&*store, &lease, &clock, asked).await;
                     tracing::error!(
-                        source = lease.source,
+                        lease = lease.name,
                         run_id = lease.run_id,
                         "{}",
                         error.chain()
@@ -97,15 +125,52 @@ impl Holding {
                 .in_current_span(),
             ))
         };
-        Ok(Self {
-            store,
+        Ok(Holding {
+            store: store.clone(),
             lease,
             lost,
             renewing,
-            _life: life,
         })
     }
 
+    /// The same, waiting for up to `patience` while another run holds it.
+    ///
+    /// # Errors
+    /// As [`Self::take`]'s, and [`ErrorKind::Interrupted`] when `stop` is cancelled meanwhile.
+    pub async fn wait_for(
+        &self,
+        name: &str,
+        patience: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Holding> {
+        let begun = self.clock.instant();
+        let mut pause = FIRST_LOOK;
+        loop {
+            match self.take(name, stop.clone()).await {
+                Err(e)
+                    if e.kind() == ErrorKind::State
+                        && e.is_transient()
+                        && self.clock.instant() - begun < patience => {}
+                taken => return taken,
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Err(Error::new(
+                    ErrorKind::Interrupted,
+                    "the run was asked to stop while it waited for a lease",
+                )),
+                () = self.clock.sleep(pause) => {}
+            }
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+
+    /// How long a lease holds that nobody renews.
+    pub fn length(&self) -> Duration {
+        self.length
+    }
+}
+
+impl Holding {
     /// Why the run was stopped, when that was because its lease was lost.
     pub fn lost(&self) -> Option<Error> {
         let lost = self.lost.get()?;
@@ -121,7 +186,7 @@ impl Holding {
         drop(self.renewing);
         if let Err(error) = self.store.release(&self.lease).await {
             tracing::warn!(
-                source = self.lease.source,
+                lease = self.lease.name,
                 "the lease could not be given back and ends by itself: {}",
                 error.chain()
             );
@@ -158,12 +223,12 @@ async fn renew(
         };
         if clock.instant() - good >= lease.length {
             return problem.context(format!(
-                "the lease of source `{}` could not be renewed, so run `{}` stops",
-                lease.source, lease.run_id
+                "the lease of `{}` could not be renewed, so run `{}` stops",
+                lease.name, lease.run_id
             ));
         }
         tracing::warn!(
-            source = lease.source,
+            lease = lease.name,
             "the lease could not be renewed yet: {}",
             problem.chain()
         );

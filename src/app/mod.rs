@@ -101,6 +101,6 @@ impl App {
 
     async fn open(&self, source: &str) -> Result<open::OpenSource> {
         let config = self.settings.source(source)?;
-        open::OpenSource::open(config, self).await
+        open::OpenSource::open(config, self, None).await
     }
 }

@@ -17,6 +17,7 @@ use crate::demo::{self, DemoApi};
 use crate::error::{Error, Result};
 use crate::google::{GoogleSign, GoogleToken};
 use crate::http::{CallContext, HttpClient, HttpOptions, Sign};
+use crate::pipeline::shard::Shard;
 use crate::settings::{SourceConfig, Values};
 use crate::source::Endpoint;
 use crate::telemetry::Meter;
@@ -38,12 +39,20 @@ pub struct OpenSource {
 }
 
 impl OpenSource {
-    /// Reads the source's secrets and prepares to send its requests; sends none.
+    /// Reads the source's secrets and prepares to send its requests; sends none. `shard`: the task that
+    /// reads it, where several share the rate limits.
     ///
     /// # Errors
     /// Secrets that are missing; a base URL or credentials that cannot be used.
-    pub async fn open(config: SourceConfig, app: &App) -> Result<Self> {
+    pub async fn open(mut config: SourceConfig, app: &App, shard: Option<Shard>) -> Result<Self> {
         let clock = app.clock.clone();
+        if let Some(shard) = shard {
+            let connector = &mut config.connector;
+            for limit in &mut connector.rate_limits {
+                *limit = shard.share_of(limit);
+            }
+            connector.concurrency = shard.share_of_concurrency(connector.concurrency);
+        }
         let (values, demo) = if config.connector.name == DEMO && config.base_url.is_none() {
             let api = DemoApi::start(clock)?;
             let config = demo_values(&config, &api);

@@ -151,7 +151,7 @@ impl StateStore for Dry {
         }
     }
 
-    async fn forget(&self, _: &CheckpointKey, _: u64) -> Result<()> {
+    async fn forget(&self, _: &str, _: &[(String, u64)]) -> Result<()> {
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! A run: every wanted stream of a source, some at a time, into the destination.
 
 mod failures;
+mod parts;
 mod stream;
 mod streams;
 
@@ -13,14 +14,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::App;
-use super::lease::Holding;
+use super::lease::Leases;
 use super::open::OpenSource;
 use super::places::{self, Dry, Place};
 use crate::clock::SharedClock;
+use crate::config::{self, Environment};
 use crate::connector::Stream;
 use crate::destination::Destination;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::report::{Observer, RunReport};
+use crate::pipeline::shard::Shard;
 use crate::pipeline::stage::Budget;
 use crate::settings::BigQueryOptions;
 use crate::state::{CheckpointKey, SavedCheckpoint};
@@ -50,12 +53,21 @@ pub struct RunOptions {
     pub hurry: CancellationToken,
     /// The run's id, where it has one already; of [`App::new_run_id`].
     pub run_id: Option<String>,
+    /// The share of this task, where several share the run.
+    pub shard: Option<Shard>,
 }
 
 impl RunOptions {
     /// Whether they can be meant together. What a full refresh does not list is gone from the table, or
     /// marked as gone, and a bound would leave out records that are there.
     fn check(&self) -> Result<()> {
+        if let (Some(shard), true) = (self.shard, self.dry_run) {
+            return Err(Error::config(format!(
+                "could not try out task {shard} of a run of source `{}`: a dry run splits nothing",
+                self.source
+            ))
+            .hint("run `--dry-run` with one task, without `--shard`"));
+        }
         let bound = match (self.since, self.until) {
             (Some(_), _) => "--since",
             (None, Some(_)) => "--until",
@@ -81,6 +93,8 @@ struct Run {
     slice_rows: u64,
     source: OpenSource,
     destination: Arc<dyn Destination>,
+    leases: Leases,
+    execution: Option<String>,
     saved: HashMap<CheckpointKey, SavedCheckpoint>,
     run_id: String,
     started: Timestamp,
@@ -132,45 +146,47 @@ impl App {
     ) -> Result<RunReport> {
         options.check()?;
         let begun = self.clock.instant();
-        let config = self.settings.source(&options.source)?;
-        let place = config
+        let source = self.settings.source(&options.source)?;
+        let place = source
             .destination
             .clone()
             .unwrap_or_else(|| places::DEFAULT.to_owned());
-        let bigquery = config.bigquery.clone();
-        let source = OpenSource::open(config, self).await?;
+        let bigquery = source.bigquery.clone();
+        let source = OpenSource::open(source, self, options.shard).await?;
         let wanted = wanted(&source, &options.streams)?;
         let destination = self.destination(&place, &bigquery, options.dry_run)?;
         // Stopped by whoever started it, or by the loss of the lease.
         let cancel = cancel.child_token();
-        let lease = match options.dry_run {
+        let leases = Leases::new(
+            destination.clone(),
+            &run_id,
+            self.settings.lease,
+            &self.environment,
+            self.clock.clone(),
+        );
+        // The tasks of a run take leases of its parts.
+        let lease = match options.dry_run || options.shard.is_some() {
             true => None,
-            false => Some(
-                Holding::take(
-                    destination.clone(),
-                    &source.name,
-                    &run_id,
-                    self.settings.lease,
-                    &self.environment,
-                    self.clock.clone(),
-                    cancel.clone(),
-                )
-                .await
-                .map_err(|e| match e.kind() {
-                    ErrorKind::State => e,
-                    _ => e.context(format!(
-                        "could not take the lease of source `{}` in {}",
-                        source.name,
-                        destination.describe()
-                    )),
-                })?,
-            ),
+            false => {
+                Some(leases.take(&source.name, cancel.clone()).await.map_err(
+                    |e| match e.kind() {
+                        ErrorKind::State => e,
+                        _ => e.context(format!(
+                            "could not take the lease of source `{}` in {}",
+                            source.name,
+                            destination.describe()
+                        )),
+                    },
+                )?)
+            }
         };
         let run = Run {
             options: options.clone(),
             clock: self.clock.clone(),
             slice_rows: self.settings.slice_rows,
             destination,
+            leases,
+            execution: execution(&self.environment),
             saved: HashMap::new(),
             run_id,
             started,
@@ -211,6 +227,13 @@ impl App {
             name: text.to_owned(),
         }))
     }
+}
+
+/// The name of the execution that this process is a task of.
+fn execution(environment: &Environment) -> Option<String> {
+    environment
+        .get(config::CLOUD_RUN_EXECUTION)
+        .or_else(|| environment.get(config::EXECUTION))
 }
 
 /// The streams that were asked for, in the connector's order.

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::App;
-use super::lease::Holding;
+use super::lease::{Holding, Leases};
 use super::places::{self, Place};
 use crate::auth::{Hold, Kept, Vault};
 use crate::clock::SharedClock;
@@ -253,7 +253,7 @@ impl TokenVault {
     }
 
     /// The lease on a token in Secret Manager, in the destination.
-    async fn lease(&self, context: &CallContext) -> Result<Option<Holding>> {
+    async fn lease(&self, context: &CallContext) -> Result<Option<(Holding, Leases)>> {
         if Place::is_new(&self.destination) {
             // Looking must not make it; and where it is not, nobody holds a lease in it.
             return Ok(None);
@@ -261,19 +261,11 @@ impl TokenVault {
         let store = Place::open(&self.destination, &self.google, &self.bigquery)?.destination();
         let name = format!("refresh token {}", self.place);
         let id = format!("token_{:016x}", rand::random::<u64>());
+        let leases = Leases::new(store, &id, LEASE, &self.environment, self.clock.clone());
         let begun = self.clock.instant();
         loop {
-            let taken = Holding::take(
-                store.clone(),
-                &name,
-                &id,
-                LEASE,
-                &self.environment,
-                self.clock.clone(),
-                CancellationToken::new(),
-            );
-            match taken.await {
-                Ok(holding) => return Ok(Some(holding)),
+            match leases.take(&name, CancellationToken::new()).await {
+                Ok(holding) => return Ok(Some((holding, leases))),
                 Err(e) if e.kind() == ErrorKind::State && e.is_transient() => {
                     self.pause(begun, LOOK_AT_LEASE, context).await?;
                 }
@@ -290,7 +282,7 @@ impl TokenVault {
 
 /// A lock, a lease, both or neither.
 struct Held {
-    lease: Option<Holding>,
+    lease: Option<(Holding, Leases)>,
     /// Goes with the handle.
     _lock: Option<File>,
 }
@@ -298,7 +290,7 @@ struct Held {
 #[async_trait]
 impl Hold for Held {
     async fn end(self: Box<Self>) {
-        if let Some(lease) = self.lease {
+        if let Some((lease, _)) = self.lease {
             lease.end().await;
         }
     }

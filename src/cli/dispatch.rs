@@ -280,6 +280,7 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
         deadline: args.deadline,
         hurry: CancellationToken::new(),
         run_id: None,
+        shard: args.shard()?,
     };
     let observer = Arc::new(Observer::default());
     let cancel = CancellationToken::new();

@@ -6,7 +6,9 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::args::{SourceOverrides, moment, span};
-use crate::config;
+use crate::config::{self, Environment};
+use crate::error::Result;
+use crate::pipeline::shard::Shard;
 
 /// What to run.
 #[derive(Clone, Debug, Default, Args)]
@@ -60,7 +62,24 @@ pub struct RunArgs {
     /// Memory for rows on their way, such as 64MiB [default: drawoff.yaml's, else 64MiB]
     #[arg(long, value_name = "SIZE", env = config::MEMORY, help_heading = "Run")]
     pub memory: Option<String>,
+    /// Do the share of task INDEX of COUNT tasks that split the source between them, such as 0/4
+    /// [default: by the variables of a Cloud Run job or an indexed Kubernetes job]
+    #[arg(long, value_name = "INDEX/COUNT", value_parser = Shard::parse, env = "DRAWOFF_SHARD", help_heading = "Run")]
+    pub shard: Option<Shard>,
     /// Stop cleanly after this long, such as 50m; the next run goes on from there
     #[arg(long, value_name = "DURATION", value_parser = span, env = "DRAWOFF_DEADLINE", help_heading = "Run")]
     pub deadline: Option<Duration>,
+}
+
+impl RunArgs {
+    /// The task that this process is, where several share a run.
+    ///
+    /// # Errors
+    /// An environment that does not say which.
+    pub fn shard(&self) -> Result<Option<Shard>> {
+        match self.shard {
+            Some(shard) => Ok(shard.among_others()),
+            None => Shard::of(&Environment::process()),
+        }
+    }
 }

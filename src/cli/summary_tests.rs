@@ -4,6 +4,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::*;
 use crate::error::{Error, ErrorKind};
+use crate::pipeline::report::Share;
 
 fn stream(name: &str, rows: u64, millis: u64) -> StreamReport {
     StreamReport {
@@ -33,6 +34,7 @@ fn stream(name: &str, rows: u64, millis: u64) -> StreamReport {
         jobs: Vec::new(),
         bytes_billed: 0,
         publishes_in_a_day: 0,
+        share: Share::All(None),
     }
 }
 

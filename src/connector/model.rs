@@ -410,6 +410,25 @@ pub struct Stream {
     pub schema: Option<TableSchema>,
 }
 
+impl Stream {
+    /// Whether its requests name an upper bound.
+    pub fn names_until(&self) -> bool {
+        let request = &self.request;
+        let templates = request
+            .params
+            .iter()
+            .chain(&request.headers)
+            .map(|(_, t)| t);
+        self.incremental
+            .as_ref()
+            .is_some_and(|i| i.until_param.is_some())
+            || templates
+                .chain(&request.body)
+                .chain([&request.path])
+                .any(|t| t.names().iter().any(|n| n == "until"))
+    }
+}
+
 /// A request, to be filled in.
 #[derive(Clone, Debug)]
 pub struct RequestTemplate {

@@ -305,6 +305,7 @@ mod tests {
             checkpoint: Default::default(),
             expected_version: 0,
             run_id: "r".into(),
+            lease: "s".into(),
             facts: Default::default(),
         };
         let cells = load_cells(&TableSpec::default(), "0001", &update);

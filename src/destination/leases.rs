@@ -1,6 +1,7 @@
 //! Leases in destinations on this machine: the place looks at a lease and changes it under a lock of its
 //! own, and the machine's clock says when its time is up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,17 +10,17 @@ use super::blocking;
 use crate::error::Result;
 use crate::state::{Acquired, Held, Lease};
 
-/// A place that keeps a lease for each source.
+/// A place that keeps leases.
 pub trait LeaseKeeper: Send + Sync + 'static {
     /// What a person would call it.
     fn shown(&self) -> &str;
 
-    /// Looks at the source's lease and changes it, with nobody else in between: `how` gets it as stored,
-    /// and says what is to be stored; nothing is changed where that is nothing.
+    /// Looks at the leases and changes that of this name, with nobody else in between: `how` gets all as
+    /// stored, and says what is to be stored; nothing is changed where that is nothing.
     fn change_lease<T>(
         &self,
-        source: &str,
-        how: impl FnOnce(Option<Held>) -> Result<(T, Option<Held>)>,
+        name: &str,
+        how: impl FnOnce(&BTreeMap<String, Held>) -> Result<(T, Option<Held>)>,
     ) -> Result<T>;
 }
 
@@ -34,7 +35,7 @@ pub async fn acquire(place: &Arc<impl LeaseKeeper>, lease: &Lease) -> Result<Acq
 /// [`crate::state::StateStore::renew`].
 pub async fn renew(place: &Arc<impl LeaseKeeper>, lease: &Lease) -> Result<()> {
     change(place, lease, |shown, lease, stored| {
-        let held = lease.extend(stored, Timestamp::now(), shown)?;
+        let held = lease.extend(own(lease, stored), Timestamp::now(), shown)?;
         Ok(((), Some(held)))
     })
     .await
@@ -43,13 +44,17 @@ pub async fn renew(place: &Arc<impl LeaseKeeper>, lease: &Lease) -> Result<()> {
 /// [`crate::state::StateStore::release`].
 pub async fn release(place: &Arc<impl LeaseKeeper>, lease: &Lease) -> Result<()> {
     change(place, lease, |_, lease, stored| {
-        Ok(((), lease.give_up(stored)))
+        Ok(((), lease.give_up(own(lease, stored))))
     })
     .await
 }
 
-/// What comes of a lease as stored: the place's name, the run's wish, and the lease.
-type Change<T> = fn(&str, &Lease, Option<Held>) -> Result<(T, Option<Held>)>;
+fn own(lease: &Lease, stored: &BTreeMap<String, Held>) -> Option<Held> {
+    stored.get(&lease.name).cloned()
+}
+
+/// What comes of leases as stored: the place's name, the run's wish, and the leases.
+type Change<T> = fn(&str, &Lease, &BTreeMap<String, Held>) -> Result<(T, Option<Held>)>;
 
 async fn change<T: Send + 'static>(
     place: &Arc<impl LeaseKeeper>,
@@ -58,7 +63,7 @@ async fn change<T: Send + 'static>(
 ) -> Result<T> {
     let (place, lease) = (place.clone(), lease.clone());
     blocking::run(move || {
-        place.change_lease(&lease.source, |stored| how(place.shown(), &lease, stored))
+        place.change_lease(&lease.name, |stored| how(place.shown(), &lease, stored))
     })
     .await
 }

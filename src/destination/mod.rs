@@ -124,12 +124,23 @@ pub trait Destination: StateStore {
     async fn open(&self, table: &TableSpec, run_id: &str, slice: &str) -> Result<Box<dyn Slice>>;
 }
 
+/// What a slice builds on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The checkpoint that is published with it.
+    pub key: CheckpointKey,
+    /// The version of that checkpoint which must be stored.
+    pub version: u64,
+    /// The lease that its run works under.
+    pub lease: String,
+}
+
 /// A slice being staged.
 #[async_trait]
 pub trait Slice: Send {
-    /// Is told, before the first batch, which checkpoint it builds on, and its version. A slice whose
-    /// rows show before it is published must know so early; others name the stream in what they leave.
-    fn builds_on(&mut self, _key: &CheckpointKey, _version: u64) {}
+    /// Is told, before the first batch, what it builds on. A slice whose rows show before it is published
+    /// must know so early; others name the stream in what they leave.
+    fn builds_on(&mut self, _base: &Base) {}
 
     /// Takes a batch in. Bounded: waits rather than buffer without limit.
     async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()>;
@@ -138,7 +149,7 @@ pub trait Slice: Send {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::State`] when the stored checkpoint is not at the expected version
-    /// (another run has published), or another run has taken the source's lease; nothing is changed
+    /// (another run has published), or another run has taken the lease; nothing is changed
     /// then.
     async fn publish(self: Box<Self>, checkpoint: &CheckpointUpdate) -> Result<Published>;
 
@@ -152,7 +163,7 @@ pub trait Slice: Send {
 
 /// The error of a publish by a run whose lease is another's.
 pub(crate) fn lease_lost(update: &CheckpointUpdate, by: &str, place: &str) -> Error {
-    lost(&update.key.source, &update.run_id, Some(by), place).context(format!(
+    lost(&update.lease, &update.run_id, Some(by), place).context(format!(
         "could not publish stream `{}` of source `{}`; nothing was changed",
         update.key.stream, update.key.source
     ))

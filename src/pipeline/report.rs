@@ -85,6 +85,19 @@ pub struct StreamReport {
     pub bytes_billed: u64,
     /// How often the table was published within a day, where the destination counts.
     pub publishes_in_a_day: u64,
+    /// How much of the stream was this run's.
+    pub share: Share,
+}
+
+/// How much of a stream is read when a run has ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// All: up to the run's start, or up to this time, when tasks began to share the work.
+    All(Option<Timestamp>),
+    /// Parts of it; other tasks read the rest.
+    Part,
+    /// None of it.
+    Nothing,
 }
 
 /// Publishes a day above which somebody should know. Of BigQuery's limits of 1,500 a day and table,
@@ -115,7 +128,7 @@ impl StreamReport {
         )
     }
 
-    /// For the table of runs.
+    /// For the table of runs; nothing of streams that were left to other tasks.
     pub fn record(&self, run_id: &str, source: &str, started_at: Timestamp) -> RunRecord {
         let error = match &self.outcome {
             Outcome::Failed(error) => Some(error),
@@ -126,9 +139,14 @@ impl StreamReport {
             source: source.to_owned(),
             stream: self.stream.clone(),
             table: self.table.clone(),
-            started_at,
+            // What is older is in the table, so says the outcome.
+            started_at: match self.share {
+                Share::All(Some(began)) => began.min(started_at),
+                _ => started_at,
+            },
             ended_at: self.ended,
             outcome: match &self.outcome {
+                Outcome::Done if self.share == Share::Part => "done_in_part",
                 Outcome::Done => "done",
                 Outcome::Interrupted => "interrupted",
                 Outcome::Failed(_) => "failed",

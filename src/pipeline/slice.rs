@@ -23,13 +23,12 @@ use super::stage::{Budget, Stager};
 use super::table;
 use crate::clock::SharedClock;
 use crate::destination::rejects;
-use crate::destination::{Absent, BatchKind, Destination, Disposition, TableSpec};
+use crate::destination::{Absent, Base, BatchKind, Destination, Disposition, TableSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::decode::Decoder;
 use crate::schema::landing::{Contract, column};
 use crate::schema::name::Spoken;
 use crate::source::records::{Layout, Walked};
-use crate::state::CheckpointKey;
 use crate::telemetry::{Meter, span};
 
 /// Rows after which a batch is handed over, whatever its size.
@@ -42,8 +41,7 @@ pub struct SliceWriter {
     destination: Arc<dyn Destination>,
     table: TableSpec,
     run_id: String,
-    key: CheckpointKey,
-    version: u64,
+    base: Base,
     clock: SharedClock,
     budget: Budget,
     meter: Arc<Meter>,
@@ -84,11 +82,9 @@ pub struct SliceContext {
     pub table: TableSpec,
     /// The run.
     pub run_id: String,
-    /// The stream's checkpoint…
-    pub key: CheckpointKey,
-    /// …its version when the run began…
-    pub version: u64,
-    /// …and its cursor.
+    /// The checkpoint, its version, and the lease.
+    pub base: Base,
+    /// The cursor of that checkpoint.
     pub saved: Option<String>,
     /// Time.
     pub clock: SharedClock,
@@ -132,8 +128,7 @@ impl SliceWriter {
             destination: context.destination,
             table: context.table,
             run_id: context.run_id,
-            key: context.key,
-            version: context.version,
+            base: context.base,
             clock: context.clock,
             budget: context.budget,
             // What came before, such as a sample for the schema, is part of the first slice's cost.
@@ -211,7 +206,7 @@ impl SliceWriter {
     fn unsorted(&self) -> Error {
         Error::new(
             ErrorKind::Decode,
-            format!("the records of stream `{}` do not come in ascending order of its cursor", self.key.stream),
+            format!("the records of stream `{}` do not come in ascending order of its cursor", self.base.key.stream),
         )
         .hint("the connector says `sorted: true`: have the API sort by the cursor, oldest first (often a parameter such as `sort`), or leave `sorted` out")
     }
@@ -251,7 +246,7 @@ impl SliceWriter {
         };
         self.tally.read += walked.records;
         if self.contract == Contract::Freeze {
-            contract::check_frozen(&self.decoder, &self.key.stream, &self.table)?;
+            contract::check_frozen(&self.decoder, &self.base.key.stream, &self.table)?;
         }
         if let Some(column) = &self.cursor {
             let found = column.highest(&self.decoder, position);
@@ -281,7 +276,12 @@ impl SliceWriter {
         }
         if !found.is_empty() {
             self.tally.rejected += found.len() as u64;
-            let batch = rejects::batch(&found, &self.key.stream, &self.run_id, self.clock.now())?;
+            let batch = rejects::batch(
+                &found,
+                &self.base.key.stream,
+                &self.run_id,
+                self.clock.now(),
+            )?;
             self.send(BatchKind::Rejects, batch).await?;
         }
         if let Ok(mut unknown) = self.meter.unknown_fields.lock()
@@ -316,7 +316,7 @@ impl SliceWriter {
             .open(&self.table, &self.run_id, &name)
             .instrument(span.clone())
             .await?;
-        slice.builds_on(&self.key, self.version);
+        slice.builds_on(&self.base);
         Ok(Open {
             stager: span.in_scope(|| Stager::start(slice, self.budget.clone())),
             span,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::cursor::{Cursor, CursorColumn, CursorKind};
 use super::plan::{Bounds, Wish};
 use super::slice::SliceWriter;
+use super::split::Part;
 use crate::clock::SharedClock;
 use crate::connector::template::Scope;
 use crate::connector::{CursorField, Incremental, Step, Stream};
@@ -62,6 +63,8 @@ pub struct StreamRun {
     pub backfill: bool,
     /// The checkpoint as it is stored.
     pub published: Checkpoint,
+    /// The part of the stream that is read; all of it where there is none.
+    pub part: Option<Part>,
 }
 
 impl StreamRun {
@@ -198,16 +201,30 @@ impl StreamRun {
         }
     }
 
-    /// A stream without a parent: its spans, oldest first.
-    async fn read_spans(&mut self) -> Result<()> {
+    /// What is to be read of a stream without a parent.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for a lower bound in the connector that is none.
+    pub fn bounds(&self) -> Result<Bounds> {
         let now = Cursor::Time(self.started);
         let saved = self.saved();
-        self.resume_seam("", saved.clone());
-        let start = self.start(&self.endpoint.scope)?;
-        let mut bounds = self.wish(saved.as_ref(), start.as_ref(), &now).bounds();
-        if self.backfill {
+        let mut bounds = match &self.part {
+            Some(Part::Span(span)) => span.clone(),
+            _ => {
+                let start = self.start(&self.endpoint.scope)?;
+                self.wish(saved.as_ref(), start.as_ref(), &now).bounds()
+            }
+        };
+        if self.backfill || self.part.is_some() {
             bounds.since = bounds.since.max(saved);
         }
+        Ok(bounds)
+    }
+
+    /// A stream without a parent: its spans, oldest first.
+    async fn read_spans(&mut self) -> Result<()> {
+        self.resume_seam("", self.saved());
+        let bounds = self.bounds()?;
         let spans = bounds.spans(self.incremental().and_then(|i| i.window));
         let last = spans.len() - 1;
         self.set_floor(self.checkpoint.cursor.clone());
@@ -407,7 +424,9 @@ impl StreamRun {
             self.writer.abandon().await;
             return Ok(());
         }
-        if self.backfill {
+        if let Some(mark) = &mut self.checkpoint.part {
+            mark.read = true;
+        } else if self.backfill {
             // Done: the same backfill, asked for again, reads all of it again.
             self.checkpoint = Checkpoint::default();
         } else if self.parents.is_empty() {

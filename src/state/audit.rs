@@ -17,7 +17,7 @@ pub struct RunRecord {
     pub started_at: Timestamp,
     /// When the stream ended.
     pub ended_at: Timestamp,
-    /// `done`, `interrupted`, `failed` or `too_many_rejects`.
+    /// `done`, `done_in_part` (other tasks read the rest), `interrupted`, `failed` or `too_many_rejects`.
     pub outcome: &'static str,
     /// Who must act: the error's kind as one word.
     pub error_kind: Option<String>,

@@ -3,11 +3,15 @@
 //! which the system takes away with the process; in Cloud Run by the attempt of the task.
 
 use std::fs::{File, TryLockError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Environment};
+
+/// How long the sign of a run is kept that did not come to its end; its leases have ended long before.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Who holds a lease, as its successors see it. Stored as JSON; new fields need a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,26 +76,45 @@ impl Holder {
     /// it. `false`: it lives, or nobody can tell.
     pub fn sees_end_of(&self, other: &Self, run_id: &str) -> bool {
         let retried = self.task.is_some() && self.task == other.task;
-        (retried && self.attempt > other.attempt && other.attempt.is_some())
-            || other.lock.as_ref().is_some_and(|lock| {
-                // Only a file of that name, which is of that very run, is looked at.
-                let named = lock.file_name() == Some(file_name(run_id).as_ref());
-                named && lock.is_file() && is_free(lock)
-            })
+        let gone = other.lock.as_ref().is_some_and(|lock| {
+            // Only a file of that name, which is of that very run, is looked at.
+            let named = lock.file_name() == Some(file_name(run_id).as_ref());
+            named && lock.is_file() && is_free(lock)
+        });
+        if gone {
+            sweep();
+        }
+        gone || (retried && self.attempt > other.attempt && other.attempt.is_some())
     }
 }
 
-/// Whether a file is there that nobody has locked; it is removed then.
-fn is_free(path: &PathBuf) -> bool {
-    let Ok(file) = File::open(path) else {
-        return false;
-    };
-    match file.try_lock() {
-        Ok(()) => {
-            let _ = std::fs::remove_file(path);
-            true
-        }
+/// Whether a file is there that nobody has locked. It stays: the run may have left several leases.
+fn is_free(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| match file.try_lock() {
+        Ok(()) => true,
         Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
+    })
+}
+
+/// Removes what runs left long ago that did not come to their end.
+fn sweep() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let id = name
+            .to_str()
+            .and_then(|n| n.strip_prefix("drawoff-")?.strip_suffix(".lock"));
+        // Ids of runs begin with their time.
+        let of_run = id.is_some_and(|id| id.starts_with(|c: char| c.is_ascii_digit()));
+        let old = || {
+            let age = entry.metadata().and_then(|m| m.modified()).ok()?.elapsed();
+            age.ok().filter(|age| *age > KEPT)
+        };
+        if of_run && old().is_some() && is_free(&entry.path()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -119,7 +142,8 @@ mod tests {
         File::create_new(&path).unwrap();
         assert!(!me.sees_end_of(&other, "another run"));
         assert!(me.sees_end_of(&other, &run));
-        assert!(!path.exists());
+        assert!(me.sees_end_of(&other, &run), "of its next lease, too");
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

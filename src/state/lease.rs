@@ -1,6 +1,7 @@
 //! One run of a source at a time: whoever publishes holds the source's lease, which ends by itself
 //! when it is not renewed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,19 +13,47 @@ use crate::error::{Error, ErrorKind};
 /// How long a lease holds when nobody says otherwise; it is renewed three times as often.
 pub const DEFAULT_LENGTH: Duration = Duration::from_secs(180);
 
-/// A run's wish for the lease of its source.
+/// Between a source's name and that of a part of it, in the name of the part's lease. No source has it in
+/// its name.
+pub const OF_SOURCE: char = '#';
+
+/// The name of the lease of a part of a source: a stream, or a part of one, that a run of many tasks works
+/// on by itself. While somebody holds it, nobody can take the source's own lease, and the other way round.
+pub fn part_lease(source: &str, part: &str) -> String {
+    format!("{source}{OF_SOURCE}{part}")
+}
+
+/// Whether two leases exclude each other: they are one and the same, or one is of a source and the other
+/// of a part of it.
+fn exclude(one: &str, other: &str) -> bool {
+    let within = |part: &str, whole: &str| {
+        part.strip_prefix(whole)
+            .is_some_and(|rest| rest.starts_with(OF_SOURCE))
+    };
+    one == other || within(one, other) || within(other, one)
+}
+
+/// A lease's name as people are shown it.
+fn shown_name(name: &str) -> String {
+    match name.split_once(OF_SOURCE) {
+        Some((source, part)) => format!("stream `{part}` of source `{source}`"),
+        None => format!("source `{name}`"),
+    }
+}
+
+/// A run's wish for a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Source.
-    pub source: String,
+    /// What it is on: a source, or a part of one ([`part_lease`]).
+    pub name: String,
     /// The run that wants it.
     pub run_id: String,
     /// How long it holds without being renewed.
     pub length: Duration,
     /// Who runs it.
     pub holder: Holder,
-    /// A run that is known to have ended: its lease may be taken at once.
-    pub over: Option<String>,
+    /// Runs that are known to have ended: their leases may be taken at once.
+    pub over: Vec<String>,
 }
 
 /// A lease as stored.
@@ -55,15 +84,30 @@ pub enum Acquired {
 
 impl Lease {
     /// For stores that decide by themselves, under a lock: what comes of asking, and the lease to be
-    /// stored in place of `stored` when it is ours.
-    pub fn claim(&self, stored: Option<Held>, now: Timestamp) -> (Acquired, Option<Held>) {
+    /// stored when it is ours. `stored`: at least this lease, and all that it [excludes](part_lease), by name.
+    pub fn claim(
+        &self,
+        stored: &BTreeMap<String, Held>,
+        now: Timestamp,
+    ) -> (Acquired, Option<Held>) {
         let mut acquired_at = now;
+        let in_the_way = |(name, held): &(&String, &Held)| {
+            **name != self.name
+                && exclude(name, &self.name)
+                && held.run_id != self.run_id
+                && held.expires_at > now
+                && !self.over.contains(&held.run_id)
+        };
+        if let Some((_, held)) = stored.iter().find(in_the_way) {
+            return (Acquired::Theirs(held.clone()), None);
+        }
+        let stored = stored.get(&self.name).cloned();
         let before = match stored {
             Some(held) if held.run_id == self.run_id => {
                 acquired_at = held.acquired_at;
                 None
             }
-            Some(held) if held.expires_at > now && self.over.as_ref() != Some(&held.run_id) => {
+            Some(held) if held.expires_at > now && !self.over.contains(&held.run_id) => {
                 return (Acquired::Theirs(held), None);
             }
             // Let go of, or left behind by a run that did not come to its end.
@@ -110,7 +154,7 @@ impl Lease {
 
     /// The error of a run whose lease is another's now.
     pub fn lost(&self, by: Option<&str>, place: &str) -> Error {
-        lost(&self.source, &self.run_id, by, place)
+        lost(&self.name, &self.run_id, by, place)
     }
 
     /// The error of a run that finds its source's lease in others' hands.
@@ -118,8 +162,8 @@ impl Lease {
         Error::new(
             ErrorKind::State,
             format!(
-                "source `{}` is at work in {place}: run `{}` holds its lease since {}, and until {} unless it renews it",
-                self.source,
+                "{} is at work in {place}: run `{}` holds its lease since {}, and until {} unless it renews it",
+                shown_name(&self.name),
                 held.run_id,
                 shown(held.acquired_at),
                 shown(held.expires_at)
@@ -131,14 +175,17 @@ impl Lease {
 }
 
 /// The error of a run whose lease is another's now, or nobody's.
-pub fn lost(source: &str, run_id: &str, by: Option<&str>, place: &str) -> Error {
+pub fn lost(name: &str, run_id: &str, by: Option<&str>, place: &str) -> Error {
     let now = match by {
         Some(by) => format!("run `{by}` has taken it"),
         None => "nobody holds it".to_owned(),
     };
     Error::new(
         ErrorKind::State,
-        format!("run `{run_id}` has lost the lease of source `{source}` in {place}: {now}"),
+        format!(
+            "run `{run_id}` has lost the lease of {} in {place}: {now}",
+            shown_name(name)
+        ),
     )
     .transient(true)
     .hint("a run that cannot renew its lease in time, because it stood still or could not reach the destination, must not publish: run again to go on from what is published")
@@ -154,12 +201,18 @@ mod tests {
 
     fn lease(run: &str) -> Lease {
         Lease {
-            source: "shop".into(),
+            name: "shop".into(),
             run_id: run.into(),
             length: Duration::from_secs(60),
             holder: Holder::default(),
-            over: None,
+            over: Vec::new(),
         }
+    }
+
+    /// Asks when the lease is stored so.
+    fn claim(lease: &Lease, stored: Option<Held>, now: Timestamp) -> (Acquired, Option<Held>) {
+        let stored = stored.map(|held| (lease.name.clone(), held));
+        lease.claim(&stored.into_iter().collect(), now)
     }
 
     fn at(second: i64) -> Timestamp {
@@ -169,19 +222,19 @@ mod tests {
     #[test]
     fn one_holds_it_until_its_time_is_up() {
         let (a, b) = (lease("a"), lease("b"));
-        let (got, held) = a.claim(None, at(0));
+        let (got, held) = claim(&a, None, at(0));
         assert_eq!(got, Acquired::Ours { before: None });
         let held = held.unwrap();
         assert_eq!(held.expires_at, at(60));
-        let (got, none) = b.claim(Some(held.clone()), at(59));
+        let (got, none) = claim(&b, Some(held.clone()), at(59));
         assert_eq!((got, none), (Acquired::Theirs(held.clone()), None));
         // Asking again changes nothing but the end.
-        let (got, again) = a.claim(Some(held.clone()), at(30));
+        let (got, again) = claim(&a, Some(held.clone()), at(30));
         assert_eq!(got, Acquired::Ours { before: None });
         assert_eq!(again.unwrap().acquired_at, at(0));
         let renewed = a.extend(Some(held.clone()), at(50), "x").unwrap();
         assert_eq!(renewed.expires_at, at(110));
-        let (got, taken) = b.claim(Some(held.clone()), at(60));
+        let (got, taken) = claim(&b, Some(held.clone()), at(60));
         assert_eq!(
             got,
             Acquired::Ours {
@@ -196,21 +249,59 @@ mod tests {
     #[test]
     fn a_run_that_has_ended_does_not_keep_it() {
         let (a, mut b) = (lease("a"), lease("b"));
-        let held = a.claim(None, at(0)).1;
-        b.over = Some("somebody else".into());
+        let held = claim(&a, None, at(0)).1;
+        b.over = vec!["somebody else".into()];
         assert!(matches!(
-            b.claim(held.clone(), at(1)).0,
+            claim(&b, held.clone(), at(1)).0,
             Acquired::Theirs(_)
         ));
-        b.over = Some("a".into());
+        b.over = vec!["somebody else".into(), "a".into()];
         assert!(matches!(
-            b.claim(held.clone(), at(1)).0,
+            claim(&b, held.clone(), at(1)).0,
             Acquired::Ours { before: Some(_) }
         ));
         // Let go of: free at once, and nobody's leftover.
-        b.over = None;
+        b.over.clear();
         let free = a.give_up(held.clone());
-        assert_eq!(b.claim(free, at(1)).0, Acquired::Ours { before: None });
+        assert_eq!(claim(&b, free, at(1)).0, Acquired::Ours { before: None });
         assert_eq!(b.give_up(held), None, "not another's to let go of");
+    }
+
+    #[test]
+    fn a_source_and_its_parts_exclude_each_other() {
+        let of = |name: String, run: &str| Lease { name, ..lease(run) };
+        let whole = of("shop".into(), "w");
+        let (one, two) = (
+            of(part_lease("shop", "tickets 1"), "a"),
+            of(part_lease("shop", "tickets 2"), "b"),
+        );
+        let other = of("shop2".into(), "c");
+        let mut stored = BTreeMap::new();
+        for (lease, second) in [(&one, 0), (&two, 10), (&other, 10)] {
+            let (got, held) = lease.claim(&stored, at(second));
+            assert!(matches!(got, Acquired::Ours { before: None }), "{got:?}");
+            stored.insert(lease.name.clone(), held.unwrap());
+        }
+        let (got, none) = whole.claim(&stored, at(59));
+        assert_eq!(
+            (got, none),
+            (Acquired::Theirs(stored[&one.name].clone()), None)
+        );
+        let (got, _) = whole.claim(&stored, at(60));
+        assert_eq!(got, Acquired::Theirs(stored[&two.name].clone()));
+        let knowing = Lease {
+            over: vec!["a".into(), "b".into()],
+            ..whole.clone()
+        };
+        let (got, held) = knowing.claim(&stored, at(1));
+        assert_eq!(got, Acquired::Ours { before: None });
+        stored.insert(whole.name.clone(), held.unwrap());
+        let late = of(part_lease("shop", "tickets 3"), "d");
+        assert!(matches!(late.claim(&stored, at(2)).0, Acquired::Theirs(h) if h.run_id == "w"));
+        let e = one.refused(&stored[&whole.name], "x").to_string();
+        assert!(
+            e.starts_with("stream `tickets 1` of source `shop` is at work in x"),
+            "{e}"
+        );
     }
 }

@@ -6,15 +6,18 @@
 //! | here | checkpoints, and the trait of whatever stores them |
 //! | `lease` | one run of a source at a time |
 //! | `holder` | who holds a lease, and whether that process still lives |
+//! | `split` | a stream that several tasks read, in parts |
 //! | `audit` | what a run did, for the record |
 
 mod audit;
 mod holder;
 mod lease;
+mod split;
 
 pub use audit::RunRecord;
 pub use holder::{Holder, Life};
-pub use lease::{Acquired, DEFAULT_LENGTH, Held, Lease, lost};
+pub use lease::{Acquired, DEFAULT_LENGTH, Held, Lease, OF_SOURCE, lost, part_lease};
+pub use split::{PartMark, Parts, Split};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -31,12 +34,12 @@ pub trait StateStore: Send + Sync {
     /// Every checkpoint of a source. Empty where nothing was ever published.
     async fn checkpoints(&self, source: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>>;
 
-    /// Forgets a checkpoint that is at this version: the stream is read from its start again. Another
-    /// version stays; whoever builds on none then finds it when it publishes.
-    async fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()>;
+    /// Forgets those checkpoints of a source that are at these versions: what they speak of is read from
+    /// its start again. Another version stays; whoever builds on none then finds it when it publishes.
+    async fn forget(&self, source: &str, streams: &[(String, u64)]) -> Result<()>;
 
-    /// Takes the source's lease, unless another run holds it whose time is not up, by the clock of
-    /// the store. A run that has it already keeps it.
+    /// Takes a lease, unless another run whose time is not up, by the clock of the store, holds it or one
+    /// that it excludes ([`part_lease`]). A run that has it already keeps it.
     async fn acquire(&self, lease: &Lease) -> Result<Acquired>;
 
     /// Holds a lease for its length from now on.
@@ -75,6 +78,12 @@ pub struct Checkpoint {
     /// A pass over many partitions or windows that has published some of its slices but not all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pass: Option<Pass>,
+    /// How the stream is split into parts that several tasks read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// In the checkpoint of such a part: which it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<PartMark>,
 }
 
 impl Checkpoint {
@@ -129,6 +138,8 @@ pub struct CheckpointUpdate {
     pub expected_version: u64,
     /// The run that publishes.
     pub run_id: String,
+    /// The lease that it works under, which must not be another's.
+    pub lease: String,
     /// What it took to read the slice.
     pub facts: SliceFacts,
 }

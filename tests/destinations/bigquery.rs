@@ -131,8 +131,8 @@ impl StateStore for ByLoadJob {
         self.0.checkpoints(source).await
     }
 
-    async fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()> {
-        self.0.forget(key, version).await
+    async fn forget(&self, source: &str, streams: &[(String, u64)]) -> Result<()> {
+        self.0.forget(source, streams).await
     }
 
     async fn acquire(&self, lease: &Lease) -> Result<Acquired> {

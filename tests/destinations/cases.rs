@@ -10,7 +10,8 @@ use drawoff::destination::{
 use drawoff::error::{ErrorKind, Result};
 use drawoff::schema::{Column, ColumnType, Mode, TableSchema};
 use drawoff::state::{
-    Acquired, Checkpoint, CheckpointKey, CheckpointUpdate, Holder, Lease, Pass, SliceFacts,
+    Acquired, Checkpoint, CheckpointKey, CheckpointUpdate, Holder, Lease, PartMark, Parts, Pass,
+    SliceFacts, Split,
 };
 use serde_json::{Value, json};
 
@@ -68,6 +69,7 @@ pub fn update(version: u64, run: &str) -> CheckpointUpdate {
         },
         expected_version: version,
         run_id: run.into(),
+        lease: "src".into(),
         facts: SliceFacts::default(),
     }
 }
@@ -866,6 +868,23 @@ pub async fn checkpoints_come_back(place: &dyn Place) {
             parent_cursor: Some("x".into()),
             done: ["p1".to_owned(), "p2".to_owned()].into(),
         }),
+        split: Some(Split {
+            id: "r".into(),
+            started: "2026-01-01T00:00:00.123456789Z".parse().unwrap(),
+            parts: Parts::Spans {
+                since: "2025-01-01T00:00:00Z".parse().unwrap(),
+                until: "2026-01-01T00:00:00Z".parse().unwrap(),
+                length_ms: 86_400_001,
+            },
+            since: Some("2025-01-01T00:00:00Z".into()),
+            until: None,
+            execution: Some("job-x".into()),
+            ended: true,
+        }),
+        part: Some(PartMark {
+            split: "r".into(),
+            read: true,
+        }),
     };
     for (source, stream) in [("src", "a"), ("src", "b"), ("other", "a")] {
         for version in 0..2 {
@@ -879,6 +898,7 @@ pub async fn checkpoints_come_back(place: &dyn Place) {
                 checkpoint: checkpoint.clone(),
                 expected_version: version,
                 run_id: "run".into(),
+                lease: source.into(),
                 facts: SliceFacts::default(),
             };
             slice.publish(&update).await.unwrap();
@@ -903,9 +923,13 @@ pub async fn a_forgotten_checkpoint_is_none(place: &dyn Place) {
         .await
         .unwrap();
     let key = update(0, "").key;
-    to.forget(&key, 2).await.unwrap();
+    to.forget(&key.source, &[(key.stream.clone(), 2)])
+        .await
+        .unwrap();
     assert_eq!(version(&*to).await, 1, "another version stays");
-    to.forget(&key, 1).await.unwrap();
+    to.forget(&key.source, &[(key.stream.clone(), 1)])
+        .await
+        .unwrap();
     assert!(to.checkpoints("src").await.unwrap().is_empty());
     // Who builds on it comes too late; who begins anew does not.
     let late = land(&*to, &table, "s1", 1, &[&[person(2, "b", 2)]]).await;
@@ -1023,14 +1047,14 @@ pub async fn many_batches(place: &dyn Place) {
 pub async fn leases(place: &dyn Place) {
     let (here, there) = (place.open().await, place.open().await);
     let lease = |source: &str, run: &str| Lease {
-        source: source.into(),
+        name: source.into(),
         run_id: run.into(),
         length: Duration::from_secs(60),
         holder: Holder {
             task: Some(format!("task of {run}")),
             ..Holder::default()
         },
-        over: None,
+        over: Vec::new(),
     };
     let free = Acquired::Ours { before: None };
     let (a, mut b) = (lease("src", "a"), lease("src", "b"));
@@ -1083,7 +1107,7 @@ pub async fn leases(place: &dyn Place) {
 
     // Known to have ended.
     let mut c = lease("src", "c");
-    c.over = Some("b".into());
+    c.over = vec!["b".into()];
     let Acquired::Ours { before: Some(left) } = there.acquire(&c).await.unwrap() else {
         panic!("b has ended")
     };
@@ -1092,7 +1116,7 @@ pub async fn leases(place: &dyn Place) {
     // Its time is up.
     c.length = Duration::from_millis(1);
     there.renew(&c).await.unwrap();
-    b.over = None;
+    b.over.clear();
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     loop {
         match here.acquire(&b).await.unwrap() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use drawoff::clock::SharedClock;
 use drawoff::destination::bigquery::{BigQuery, Target};
 use drawoff::destination::{
-    BatchKind, Destination, Disposition, PartitionUnit, Partitioning, Published, TableSpec,
+    Base, BatchKind, Destination, Disposition, PartitionUnit, Partitioning, Published, TableSpec,
     WriteMethod,
 };
 use drawoff::error::Result;
@@ -240,7 +240,11 @@ impl<'a> Scene<'a> {
             .collect();
         self.to.take_back(&self.table, &key()).await?;
         let mut slice = self.to.open(&self.table, &run, "0001").await?;
-        slice.builds_on(&key(), self.version);
+        slice.builds_on(&Base {
+            key: key(),
+            version: self.version,
+            lease: key().source,
+        });
         let staged = slice
             .stage(BatchKind::Rows, batch(&self.table.schema, &values))
             .await;
@@ -258,6 +262,7 @@ impl<'a> Scene<'a> {
                 },
                 expected_version: self.version,
                 run_id: run,
+                lease: key().source,
                 facts: SliceFacts::default(),
             })
             .await

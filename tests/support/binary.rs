@@ -150,15 +150,20 @@ impl Bench {
 
     /// Starts the program.
     pub fn spawn(&self, args: &[&str]) -> Running {
-        self.start(args, Stdio::null())
+        self.start(args, &[], Stdio::null())
+    }
+
+    /// Starts the program with these variables beside the others.
+    pub fn spawn_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Running {
+        self.start(args, environment, Stdio::null())
     }
 
     /// Starts the program with somebody at its standard input.
     pub fn spawn_with_input(&self, args: &[&str]) -> Running {
-        self.start(args, Stdio::piped())
+        self.start(args, &[], Stdio::piped())
     }
 
-    fn start(&self, args: &[&str], input: Stdio) -> Running {
+    fn start(&self, args: &[&str], environment: &[(&str, &str)], input: Stdio) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_drawoff"));
         command
             .args(args)
@@ -169,6 +174,7 @@ impl Bench {
             .env("DRAWOFF_CONNECTORS", self.path("connectors"))
             .env("DRAWOFF_LOG_FORMAT", "text")
             .envs(&self.environment)
+            .envs(environment.iter().copied())
             .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

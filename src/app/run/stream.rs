@@ -1,19 +1,22 @@
 //! One stream of a run: its table, its checkpoint, and what became of it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::Run;
 use crate::app::open::Call;
 use crate::connector::Stream;
-use crate::destination::{Disposition, Plan};
+use crate::destination::{Base, Disposition, Plan, TableSpec};
 use crate::error::{ErrorKind, Result};
 use crate::pipeline::contract;
-use crate::pipeline::cursor::{Cursor, CursorKind};
+use crate::pipeline::cursor::{Cursor, CursorColumn, CursorKind};
 use crate::pipeline::plan::Wish;
-use crate::pipeline::report::{Outcome, Phase, StreamReport};
+use crate::pipeline::report::{Outcome, Phase, Share, StreamReport};
 use crate::pipeline::slice::{SliceContext, SliceWriter};
+use crate::pipeline::split::Part;
 use crate::pipeline::stream::{StreamRun, check_seam, cursor_of};
 use crate::pipeline::table;
 use crate::schema::TableSchema;
@@ -29,10 +32,59 @@ const SAMPLE_PAGES: u64 = 5;
 
 /// What was found out about a stream before it ended.
 #[derive(Default)]
-struct Found {
-    cursor_before: Option<String>,
-    cursor_after: Option<String>,
+pub(super) struct Found {
+    pub cursor_before: Option<String>,
+    pub cursor_after: Option<String>,
     plan: Option<Plan>,
+}
+
+impl Found {
+    pub fn see(&mut self, place: &Place) {
+        self.cursor_before = place.published().newest();
+        self.cursor_after.clone_from(&self.cursor_before);
+    }
+}
+
+/// What is known of a stream before it is read.
+pub(super) struct Ready<'a> {
+    pub stream: &'a Stream,
+    pub spec: TableSpec,
+    contract: Contract,
+    column: Option<CursorColumn>,
+    pub kind: Option<CursorKind>,
+    pub since: Option<Cursor>,
+    pub until: Option<Cursor>,
+}
+
+/// A checkpoint to go on from.
+pub(super) struct Place {
+    pub key: CheckpointKey,
+    pub saved: Option<SavedCheckpoint>,
+    /// It is of a span that does not join what was read before.
+    pub backfill: bool,
+}
+
+impl Place {
+    pub fn published(&self) -> Checkpoint {
+        let saved = self.saved.as_ref();
+        saved.map(|s| s.checkpoint.clone()).unwrap_or_default()
+    }
+
+    pub fn version(&self) -> u64 {
+        self.saved.as_ref().map_or(0, |s| s.version)
+    }
+}
+
+/// What work is done under: a lease, and what stops it.
+pub(super) struct Lot {
+    pub lease: String,
+    pub stop: CancellationToken,
+}
+
+/// Whether a checkpoint is of a stream, of a backfill of it, or of a part.
+fn is_of(key: &CheckpointKey, stream: &Stream) -> bool {
+    let rest = key.stream.strip_prefix(stream.name.as_str());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }
 
 impl Run {
@@ -40,13 +92,15 @@ impl Run {
         let begun = self.clock.instant();
         self.observer.set(&stream.name, meter, Phase::Reading);
         let mut found = Found::default();
-        let outcome = match self.draw(stream, meter, &mut found).await {
-            Ok(()) if Meter::get(&meter.rejected) > stream.table.max_rejects => {
+        let drawn = self.draw(stream, meter, &mut found).await;
+        let share = *drawn.as_ref().unwrap_or(&Share::Part);
+        let outcome = match drawn {
+            Ok(_) if Meter::get(&meter.rejected) > stream.table.max_rejects => {
                 Outcome::TooManyRejects {
                     limit: stream.table.max_rejects,
                 }
             }
-            Ok(()) => Outcome::Done,
+            Ok(_) => Outcome::Done,
             Err(e) if e.kind() == ErrorKind::Interrupted => Outcome::Interrupted,
             Err(e) => Outcome::Failed(e),
         };
@@ -88,6 +142,7 @@ impl Run {
             jobs: Vec::new(),
             bytes_billed: 0,
             publishes_in_a_day: 0,
+            share,
         };
         tracing::info!(
             run_id = self.run_id,
@@ -111,17 +166,78 @@ impl Run {
         report
     }
 
-    async fn draw(&self, stream: &Stream, meter: &Arc<Meter>, found: &mut Found) -> Result<()> {
-        let call = Call {
-            deadline: self.options.deadline.map(|d| self.clock.instant() + d),
-            cancel: self.cancel.clone(),
-            meter: meter.clone(),
+    async fn draw(&self, stream: &Stream, meter: &Arc<Meter>, found: &mut Found) -> Result<Share> {
+        match self.options.shard {
+            Some(shard) => self.draw_share(stream, shard, meter, found).await,
+            None => {
+                let whole = Lot {
+                    lease: self.source.name.clone(),
+                    stop: self.cancel.clone(),
+                };
+                self.draw_all(stream, &whole, meter, found).await
+            }
+        }
+    }
+
+    /// All of a stream.
+    pub(super) async fn draw_all(
+        &self,
+        stream: &Stream,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+        found: &mut Found,
+    ) -> Result<Share> {
+        let Some(ready) = self.ready(stream, lot, meter).await? else {
+            return Ok(Share::All(None));
         };
-        let endpoint = self.source.endpoint(stream, &call)?;
+        let mut saved = match self.options.shard {
+            None => self.saved.clone(),
+            // Other tasks are at work.
+            Some(_) => self.stored().await?,
+        };
+        if self.starts_over(stream, &ready.spec.name, &saved).await? {
+            saved.retain(|key, _| !is_of(key, stream));
+        }
+        let mut place = self.place(&ready, &saved);
+        found.see(&place);
+        if !self.options.full_refresh && ready.since.is_none() {
+            check_seam(stream, &place.published(), ready.kind)?;
+        }
+        if self.options.dry_run {
+            found.plan = Some(self.destination.plan(&ready.spec).await.map_err(|e| {
+                e.context(format!(
+                    "could not plan table `{}` in {}",
+                    ready.spec.name,
+                    self.destination.describe()
+                ))
+            })?);
+        }
+        self.prepare(&ready, meter).await?;
+        let taken_back = self.destination.take_back(&ready.spec, &place.key).await?;
+        for done in taken_back {
+            tracing::warn!(stream = stream.name, "{done}");
+        }
+        if self.finishes_split(&ready, &place, lot, meter).await? {
+            place = self.place(&ready, &self.stored().await?);
+        }
+        let mut work = self.work(&ready, place, None, lot, meter)?;
+        let outcome = work.run().await;
+        found.cursor_after = work.published.newest();
+        outcome.map(|()| Share::All(None))
+    }
+
+    /// What has to be known of a stream before any of it is read; `None` where there is neither a table
+    /// nor a record: the table comes with the first.
+    pub(super) async fn ready<'a>(
+        &self,
+        stream: &'a Stream,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+    ) -> Result<Option<Ready<'a>>> {
+        let call = self.call(lot, meter);
         let parents = self.source.parents(stream, &call)?;
-        // The table comes with the first record.
         let Some(columns) = self.columns(stream, &call).await? else {
-            return Ok(());
+            return Ok(None);
         };
         let contract = contract::of(stream);
         let mut spec = table::spec(stream, columns)?;
@@ -139,101 +255,138 @@ impl Run {
                 "`--since` and `--until` do not apply: the stream is not incremental"
             );
         }
-        if until.is_some() && !bounded_above(stream) {
+        if until.is_some() && !stream.names_until() {
             tracing::warn!(
                 stream = stream.name,
                 "`--until` has no effect: the connector gives the API no upper bound (`until_param`)"
             );
         }
-        let (key, saved, backfill) = self.checkpoint(stream, since.as_ref(), until.as_ref(), kind);
-        let saved = match self.starts_over(stream, &spec.name).await? {
-            true => None,
-            false => saved,
-        };
-        let published = saved
-            .as_ref()
-            .map(|s| s.checkpoint.clone())
-            .unwrap_or_default();
-        found.cursor_before = published.newest();
-        found.cursor_after = published.newest();
-        if !self.options.full_refresh && since.is_none() {
-            check_seam(stream, &published, kind)?;
+        Ok(Some(Ready {
+            stream,
+            spec,
+            contract,
+            column,
+            kind,
+            since,
+            until,
+        }))
+    }
+
+    fn call(&self, lot: &Lot, meter: &Arc<Meter>) -> Call {
+        Call {
+            deadline: self.options.deadline.map(|d| self.clock.instant() + d),
+            cancel: lot.stop.clone(),
+            meter: meter.clone(),
         }
-        if self.options.dry_run {
-            found.plan = Some(self.destination.plan(&spec).await.map_err(|e| {
-                e.context(format!(
-                    "could not plan table `{}` in {}",
-                    spec.name,
-                    self.destination.describe()
-                ))
-            })?);
-        }
-        let changes = self.destination.prepare(&spec).await.map_err(|e| {
+    }
+
+    /// Brings the stream's table into shape.
+    pub(super) async fn prepare(&self, ready: &Ready<'_>, meter: &Meter) -> Result<()> {
+        let changes = self.destination.prepare(&ready.spec).await.map_err(|e| {
             e.context(format!(
                 "could not prepare table `{}` in {}",
-                spec.name,
+                ready.spec.name,
                 self.destination.describe()
             ))
         })?;
         meter.changed(changes);
-        let taken_back = self.destination.take_back(&spec, &key).await?;
-        for done in taken_back {
-            tracing::warn!(stream = stream.name, "{done}");
-        }
+        Ok(())
+    }
+
+    /// The checkpoints of the source, as they are now.
+    pub(super) async fn stored(&self) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
+        let stored = self.destination.checkpoints(&self.source.name).await;
+        stored.map_err(|e| {
+            e.context(format!(
+                "could not read the checkpoints in {}",
+                self.destination.describe()
+            ))
+        })
+    }
+
+    /// What publishes slices at a place.
+    pub(super) fn writer(
+        &self,
+        ready: &Ready<'_>,
+        place: &Place,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+    ) -> Result<SliceWriter> {
         let mut writer = SliceWriter::new(SliceContext {
             destination: self.destination.clone(),
-            table: spec,
+            table: ready.spec.clone(),
             run_id: self.run_id.clone(),
-            key,
-            version: saved.as_ref().map_or(0, |s| s.version),
-            saved: published.newest(),
+            base: Base {
+                key: place.key.clone(),
+                version: place.version(),
+                lease: lot.lease.clone(),
+            },
+            saved: place.published().newest(),
             clock: self.clock.clone(),
             budget: self.budget.clone(),
             meter: meter.clone(),
-            contract,
-            spoken: contract::spoken(stream),
-            cursor: column,
-            appends: stream.table.disposition == Disposition::Append,
+            contract: ready.contract,
+            spoken: contract::spoken(ready.stream),
+            cursor: ready.column.clone(),
+            appends: ready.stream.table.disposition == Disposition::Append,
             streams: self.streams,
         })?;
-        table::reserved(stream).for_each(|column| writer.reserve(&column));
-        let mut work = StreamRun {
-            endpoint,
-            parents,
+        table::reserved(ready.stream).for_each(|column| writer.reserve(&column));
+        Ok(writer)
+    }
+
+    /// The work on a stream, or on a part of it, from a place on.
+    pub(super) fn work(
+        &self,
+        ready: &Ready<'_>,
+        place: Place,
+        part: Option<(Part, Timestamp)>,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+    ) -> Result<StreamRun> {
+        let call = self.call(lot, meter);
+        let writer = self.writer(ready, &place, lot, meter)?;
+        let published = place.published();
+        let (part, started) = part.unzip();
+        Ok(StreamRun {
+            endpoint: self.source.endpoint(ready.stream, &call)?,
+            parents: self.source.parents(ready.stream, &call)?,
             writer,
             checkpoint: if self.options.full_refresh {
                 Checkpoint::default()
             } else {
-                published.clone()
+                Checkpoint {
+                    // It has ended, or means nothing any more.
+                    split: None,
+                    ..published.clone()
+                }
             },
             published,
-            cursor: kind,
-            since,
-            until,
+            cursor: ready.kind,
+            since: ready.since.clone(),
+            until: ready.until.clone(),
             slice_rows: self.slice_rows,
-            started: self.started,
+            started: started.unwrap_or(self.started),
             full_refresh: self.options.full_refresh,
             hurry: self.options.hurry.clone(),
             clock: self.clock.clone(),
-            backfill,
-        };
-        let outcome = work.run().await;
-        found.cursor_after = work.published.newest();
-        outcome
+            backfill: place.backfill,
+            part,
+        })
     }
 
     /// Whether the stream's table is gone, or is another than before, though checkpoints say how far it
     /// was filled: then nothing of what they speak of is in it. They are forgotten, before the table is
     /// made, and the stream is read from its start.
-    async fn starts_over(&self, stream: &Stream, table: &str) -> Result<bool> {
-        let backfills = format!("{} ", stream.name);
-        let of_stream: Vec<_> = self
-            .saved
+    pub(super) async fn starts_over(
+        &self,
+        stream: &Stream,
+        table: &str,
+        saved: &HashMap<CheckpointKey, SavedCheckpoint>,
+    ) -> Result<bool> {
+        let of_stream: Vec<_> = saved
             .iter()
-            .filter(|(key, saved)| {
-                (key.stream == stream.name || key.stream.starts_with(&backfills))
-                    && saved.checkpoint != Checkpoint::default()
-            })
+            .filter(|(key, saved)| is_of(key, stream) && saved.checkpoint != Checkpoint::default())
             .collect();
         let knows_how_far = of_stream
             .iter()
@@ -246,47 +399,55 @@ impl Run {
             table,
             "table `{table}` is not there, so the stream is read from its start: its checkpoint speaks of rows that no table has"
         );
-        for (key, saved) in of_stream {
-            self.destination.forget(key, saved.version).await?;
-        }
+        let which: Vec<(String, u64)> = of_stream
+            .into_iter()
+            .map(|(key, saved)| (key.stream.clone(), saved.version))
+            .collect();
+        self.destination.forget(&self.source.name, &which).await?;
         Ok(true)
     }
 
     /// Which checkpoint a stream goes by. A backfill that does not join what was read before has one
     /// of its own, so that the stream's stays where it is.
-    fn checkpoint(
+    pub(super) fn place(
         &self,
-        stream: &Stream,
-        since: Option<&Cursor>,
-        until: Option<&Cursor>,
-        kind: Option<CursorKind>,
-    ) -> (CheckpointKey, Option<SavedCheckpoint>, bool) {
+        ready: &Ready<'_>,
+        stored: &HashMap<CheckpointKey, SavedCheckpoint>,
+    ) -> Place {
         let key = CheckpointKey {
             source: self.source.name.clone(),
-            stream: stream.name.clone(),
+            stream: ready.stream.name.clone(),
         };
-        let saved = self.saved.get(&key).cloned();
-        let parse = |text: &String| Cursor::parse(kind?, text);
+        let saved = stored.get(&key).cloned();
+        let parse = |text: &String| Cursor::parse(ready.kind?, text);
         let lowest = saved.as_ref().and_then(|s| {
             let partitions = s.checkpoint.partitions.values().filter_map(parse).min();
             s.checkpoint.cursor.as_ref().and_then(parse).or(partitions)
         });
         let wish = Wish {
-            since,
-            until,
+            since: ready.since.as_ref(),
+            until: ready.until.as_ref(),
             saved: lowest.as_ref(),
             ..Wish::default()
         };
         if wish.moves_cursor() {
-            return (key, saved, false);
+            return Place {
+                key,
+                saved,
+                backfill: false,
+            };
         }
-        let text = |c: Option<&Cursor>| c.map(Cursor::to_string).unwrap_or_default();
+        let text = |c: &Option<Cursor>| c.as_ref().map(Cursor::to_string).unwrap_or_default();
+        let span = format!("{}/{}", text(&ready.since), text(&ready.until));
         let key = CheckpointKey {
-            stream: format!("{} {}/{}", stream.name, text(since), text(until)),
+            stream: format!("{} {span}", ready.stream.name),
             ..key
         };
-        let saved = self.saved.get(&key).cloned();
-        (key, saved, true)
+        Place {
+            saved: stored.get(&key).cloned(),
+            key,
+            backfill: true,
+        }
     }
 
     /// Columns of a stream's table: as declared, or those of the table as it is, or what a sample
@@ -321,22 +482,4 @@ impl Run {
         columns.columns.retain(|c| !column::is_own(&c.name));
         Ok(Some(columns))
     }
-}
-
-/// Whether a stream's requests name an upper bound.
-fn bounded_above(stream: &Stream) -> bool {
-    let request = &stream.request;
-    let templates = request
-        .params
-        .iter()
-        .chain(&request.headers)
-        .map(|(_, t)| t);
-    stream
-        .incremental
-        .as_ref()
-        .is_some_and(|i| i.until_param.is_some())
-        || templates
-            .chain(&request.body)
-            .chain([&request.path])
-            .any(|t| t.names().iter().any(|n| n == "until"))
 }

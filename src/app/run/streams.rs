@@ -7,10 +7,11 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::{Holding, Run};
+use super::Run;
+use crate::app::lease::Holding;
 use crate::connector::Stream;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pipeline::report::{Outcome, PUBLISH_LESS, Phase, RunReport, StreamReport};
+use crate::pipeline::report::{Outcome, PUBLISH_LESS, Phase, RunReport, Share, StreamReport};
 use crate::state::RunRecord;
 use crate::telemetry::{self, Meter, span};
 
@@ -21,13 +22,7 @@ impl Run {
         wanted: Vec<Stream>,
         lease: Option<&Holding>,
     ) -> Result<RunReport> {
-        let stored = self.destination.checkpoints(&self.source.name).await;
-        self.saved = stored.map_err(|e| {
-            e.context(format!(
-                "could not read the checkpoints in {}",
-                self.destination.describe()
-            ))
-        })?;
+        self.saved = self.stored().await?;
         let run = Arc::new(self);
         let meters: Vec<(Stream, Arc<Meter>)> = wanted
             .into_iter()
@@ -75,6 +70,10 @@ impl Run {
 
     /// Stores what the streams did; adds to the reports what only the destination knows.
     async fn record(&self, reports: &mut [StreamReport]) {
+        let mut reports: Vec<&mut StreamReport> = reports
+            .iter_mut()
+            .filter(|report| report.share != Share::Nothing)
+            .collect();
         let mut records: Vec<RunRecord> = reports
             .iter()
             .map(|report| report.record(&self.run_id, &self.source.name, self.started))

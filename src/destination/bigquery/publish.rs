@@ -83,6 +83,7 @@ impl BigQuerySlice {
                 loads: (destination.quoted(LOADS), audit::LOAD_PARAMETERS.to_vec()),
             }),
             parameters: key(vec![
+                ("lease", "STRING", update.lease.clone()),
                 (
                     "expected_version",
                     "INT64",

@@ -7,10 +7,10 @@ use super::BigQuery;
 use super::partitions::Partitions;
 use super::stage::Stage;
 use crate::destination::key::check_filled;
-use crate::destination::{Absent, BatchKind, Published, Slice, TableSpec, rejects};
+use crate::destination::{Absent, Base, BatchKind, Published, Slice, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Column;
-use crate::state::{CheckpointKey, CheckpointUpdate};
+use crate::state::CheckpointUpdate;
 
 /// A slice being staged in BigQuery.
 pub(super) struct BigQuerySlice {
@@ -108,9 +108,9 @@ impl BigQuerySlice {
 
 #[async_trait]
 impl Slice for BigQuerySlice {
-    fn builds_on(&mut self, key: &CheckpointKey, _version: u64) {
-        self.rows.is_for(key);
-        self.rejects.is_for(key);
+    fn builds_on(&mut self, base: &Base) {
+        self.rows.is_for(&base.key);
+        self.rejects.is_for(&base.key);
     }
 
     async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {

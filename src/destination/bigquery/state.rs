@@ -19,6 +19,9 @@ use crate::state::{
 /// Streams whose record goes into one statement, which may have 10,000 parameters.
 const RECORDS_AT_ONCE: usize = 200;
 
+/// Checkpoints that one statement forgets.
+const FORGOTTEN_AT_ONCE: usize = 500;
+
 /// How often a source that has no row yet is given one.
 const SEEDINGS: u32 = 3;
 
@@ -70,26 +73,31 @@ impl StateStore for BigQuery {
         Ok(found)
     }
 
-    async fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()> {
-        let query = Query {
-            what: format!(
-                "forget the checkpoint of stream `{}` of source `{}` in `{}`",
-                key.stream,
-                key.source,
-                self.api().target()
-            ),
-            sql: sql::forget(&self.quoted(CHECKPOINTS)),
-            parameters: vec![
-                ("source", "STRING", key.source.clone()),
-                ("stream", "STRING", key.stream.clone()),
-                ("version", "INT64", version.to_string()),
-            ],
-            labels: vec![("drawoff", "checkpoints"), ("drawoff_source", &key.source)],
-            transaction: true,
-            names_job: false,
-            mark: unique_mark(),
-        };
-        self.api().query(&query).await.map(drop)
+    async fn forget(&self, source: &str, streams: &[(String, u64)]) -> Result<()> {
+        for streams in streams.chunks(FORGOTTEN_AT_ONCE) {
+            let names: Vec<(String, String)> = (0..streams.len())
+                .map(|i| (format!("stream{i}"), format!("version{i}")))
+                .collect();
+            let mut parameters = vec![("source", "STRING", source.to_owned())];
+            for ((stream, version), (name, number)) in streams.iter().zip(&names) {
+                parameters.push((name, "STRING", stream.clone()));
+                parameters.push((number, "INT64", version.to_string()));
+            }
+            let query = Query {
+                what: format!(
+                    "forget checkpoints of source `{source}` in `{}`",
+                    self.api().target()
+                ),
+                sql: sql::forget(&self.quoted(CHECKPOINTS), &names),
+                parameters,
+                labels: vec![("drawoff", "checkpoints"), ("drawoff_source", source)],
+                transaction: true,
+                names_job: false,
+                mark: unique_mark(),
+            };
+            self.api().query(&query).await?;
+        }
+        Ok(())
     }
 
     async fn acquire(&self, lease: &Lease) -> Result<Acquired> {
@@ -102,7 +110,7 @@ impl StateStore for BigQuery {
         for _ in 0..SEEDINGS {
             let mut query = self.lease_query("take", lease, sql::acquire(&leases));
             query.parameters.extend([
-                ("over", "STRING", lease.over.clone().unwrap_or_default()),
+                ("over", "STRING", lease.over.join(" ")),
                 ("length", "INT64", millis(lease.length)),
                 ("holder", "STRING", holder.clone()),
             ]);
@@ -114,6 +122,7 @@ impl StateStore for BigQuery {
                 self.api().query(&seed).await?;
                 continue;
             }
+            let other = row.and_then(|row| held(row, "by_"));
             match row.and_then(|row| held(row, "")) {
                 Some(now) if now.run_id == lease.run_id => {
                     let was = row.and_then(|row| held(row, "was_"));
@@ -122,21 +131,26 @@ impl StateStore for BigQuery {
                             .filter(|w| w.run_id != lease.run_id && w.acquired_at < w.expires_at),
                     });
                 }
-                Some(now) => return Ok(Acquired::Theirs(now)),
-                // Another run has made the row after this one looked for it, and does not hold it yet.
-                None if text("run_id").is_none() => {}
-                None => break,
+                now => {
+                    if let Some(other) = other.or(now) {
+                        return Ok(Acquired::Theirs(other));
+                    }
+                }
+            }
+            // Another run has made the row after this one looked for it, and does not hold it yet.
+            if text("run_id").is_some() {
+                break;
             }
         }
         Err(Error::new(
             ErrorKind::State,
             format!(
-                "the lease of source `{}` in `{}.{LEASES}` cannot be read",
-                lease.source,
+                "the lease of `{}` in `{}.{LEASES}` cannot be read",
+                lease.name,
                 self.api().target()
             ),
         )
-        .hint("somebody has changed the table: delete the source's row and run again"))
+        .hint("somebody has changed the table: delete its row and run again"))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<()> {
@@ -209,18 +223,18 @@ impl BigQuery {
     fn lease_query<'a>(&self, what: &str, lease: &'a Lease, sql: String) -> Query<'a> {
         Query {
             what: format!(
-                "{what} the lease of source `{}` in `{}`",
-                lease.source,
+                "{what} the lease of `{}` in `{}`",
+                lease.name,
                 self.api().target()
             ),
             sql,
             parameters: vec![
-                ("source", "STRING", lease.source.clone()),
+                ("lease", "STRING", lease.name.clone()),
                 ("run_id", "STRING", lease.run_id.clone()),
             ],
             labels: vec![
                 ("drawoff", "lease"),
-                ("drawoff_source", &lease.source),
+                ("drawoff_source", &lease.name),
                 ("drawoff_run", &lease.run_id),
             ],
             transaction: true,

@@ -171,7 +171,7 @@ fn publish(work: Work, update: &CheckpointUpdate) -> Result<Published> {
     if version != update.expected_version && !before {
         return Err(version_conflict(update, version, &folder.shown));
     }
-    if !before && let Some(by) = folder.other_holder(&update.key.source, &update.run_id)? {
+    if !before && let Some(by) = folder.other_holder(&update.lease, &update.run_id)? {
         return Err(lease_lost(update, &by, &folder.shown));
     }
     let lost = |name: &str| {

@@ -19,7 +19,7 @@ use crate::destination::leases::{self, LeaseKeeper};
 use crate::error::Result;
 use crate::state::{Acquired, CheckpointKey, Held, Lease, RunRecord, SavedCheckpoint, StateStore};
 
-/// Leases, by source.
+/// Leases, by name.
 const LEASES: &str = "leases.json";
 
 /// A JSON object a line.
@@ -49,15 +49,18 @@ impl StateStore for FilesDestination {
         .await
     }
 
-    async fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()> {
-        let (folder, key) = (self.folder.clone(), key.clone());
+    async fn forget(&self, source: &str, streams: &[(String, u64)]) -> Result<()> {
+        let (folder, source, streams) = (self.folder.clone(), source.to_owned(), streams.to_vec());
         blocking::run(move || {
             let _lock = folder.lock()?;
             let mut manifest = Manifest::load(&folder)?;
-            let is_it = |s: &Stored| {
-                s.source == key.source && s.stream == key.stream && s.version == version
+            let named = |s: &Stored| {
+                let is_it = |(stream, version): &(String, u64)| {
+                    s.stream == *stream && s.version == *version
+                };
+                s.source == source && streams.iter().any(is_it)
             };
-            manifest.checkpoints.retain(|s| !is_it(s));
+            manifest.checkpoints.retain(|s| !named(s));
             manifest.save(&folder)
         })
         .await
@@ -93,9 +96,9 @@ impl Folder {
         }
     }
 
-    /// The run that holds the source's lease, when it is another. The caller holds the lock.
-    pub(super) fn other_holder(&self, source: &str, run_id: &str) -> Result<Option<String>> {
-        let held = self.leases()?.remove(source);
+    /// The run that holds a lease, when it is another. The caller holds the lock.
+    pub(super) fn other_holder(&self, lease: &str, run_id: &str) -> Result<Option<String>> {
+        let held = self.leases()?.remove(lease);
         Ok(held.map(|h| h.run_id).filter(|by| by != run_id))
     }
 
@@ -129,14 +132,14 @@ impl LeaseKeeper for Folder {
 
     fn change_lease<T>(
         &self,
-        source: &str,
-        how: impl FnOnce(Option<Held>) -> Result<(T, Option<Held>)>,
+        name: &str,
+        how: impl FnOnce(&BTreeMap<String, Held>) -> Result<(T, Option<Held>)>,
     ) -> Result<T> {
         let _lock = self.lock()?;
         let mut leases = self.leases()?;
-        let (answer, held) = how(leases.remove(source))?;
+        let (answer, held) = how(&leases)?;
         if let Some(held) = held {
-            leases.insert(source.to_owned(), held);
+            leases.insert(name.to_owned(), held);
             replace_json(&self.own(), LEASES, &leases)?;
         }
         Ok(answer)

@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS _drawoff_checkpoints (
   PRIMARY KEY (source, stream)
 );
 CREATE TABLE IF NOT EXISTS _drawoff_leases (
-  source TEXT PRIMARY KEY NOT NULL,
+  source TEXT PRIMARY KEY NOT NULL, -- with `#` and a name behind it, a part of the source
   run_id TEXT NOT NULL, -- run that holds it, or held it last
   acquired_at TEXT NOT NULL,
   expires_at TEXT NOT NULL, -- unless it is renewed; not above acquired_at once it was given back

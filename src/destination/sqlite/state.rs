@@ -1,6 +1,6 @@
 //! Checkpoints, leases and the record of runs, in tables of the database.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -25,9 +25,9 @@ impl StateStore for SqliteDestination {
         blocking::run(move || place.checkpoints(&source)).await
     }
 
-    async fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()> {
-        let (place, key) = (self.place.clone(), key.clone());
-        blocking::run(move || place.forget(&key, version)).await
+    async fn forget(&self, source: &str, streams: &[(String, u64)]) -> Result<()> {
+        let (place, source, streams) = (self.place.clone(), source.to_owned(), streams.to_vec());
+        blocking::run(move || place.forget(&source, &streams)).await
     }
 
     async fn acquire(&self, lease: &Lease) -> Result<Acquired> {
@@ -102,22 +102,28 @@ impl Place {
             .collect()
     }
 
-    fn forget(&self, key: &CheckpointKey, version: u64) -> Result<()> {
-        self.connection()
-            .execute(
-                "DELETE FROM _drawoff_checkpoints WHERE source = ?1 AND stream = ?2 AND version = ?3",
-                params![key.source, key.stream, version.cast_signed()],
+    fn forget(&self, source: &str, streams: &[(String, u64)]) -> Result<()> {
+        let fail = |e| {
+            failed(
+                format!(
+                    "could not forget checkpoints of `{source}` in {}",
+                    self.shown
+                ),
+                e,
             )
-            .map(drop)
-            .map_err(|e| {
-                failed(
-                    format!(
-                        "could not forget the checkpoint of `{}`/`{}` in {}",
-                        key.source, key.stream, self.shown
-                    ),
-                    e,
-                )
-            })
+        };
+        let mut conn = self.connection();
+        let tx = conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(fail)?;
+        for (stream, version) in streams {
+            tx.execute(
+                "DELETE FROM _drawoff_checkpoints WHERE source = ?1 AND stream = ?2 AND version = ?3",
+                params![source, stream, version.cast_signed()],
+            )
+            .map_err(fail)?;
+        }
+        tx.commit().map_err(fail)
     }
 
     fn record(&self, runs: &[RunRecord]) -> Result<()> {
@@ -146,12 +152,12 @@ impl LeaseKeeper for Place {
     /// In a transaction of its own.
     fn change_lease<T>(
         &self,
-        source: &str,
-        how: impl FnOnce(Option<Held>) -> Result<(T, Option<Held>)>,
+        name: &str,
+        how: impl FnOnce(&BTreeMap<String, Held>) -> Result<(T, Option<Held>)>,
     ) -> Result<T> {
         let fail = |e| {
             failed(
-                format!("could not change the lease of `{source}` in {}", self.shown),
+                format!("could not change the lease of `{name}` in {}", self.shown),
                 e,
             )
         };
@@ -161,7 +167,7 @@ impl LeaseKeeper for Place {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fail)?;
         ddl::own_tables(&tx).map_err(fail)?;
-        let (answer, held) = how(stored_lease(&tx, source).map_err(fail)?)?;
+        let (answer, held) = how(&stored_leases(&tx).map_err(fail)?)?;
         let Some(held) = held else {
             return Ok(answer);
         };
@@ -172,7 +178,7 @@ impl LeaseKeeper for Place {
             "INSERT OR REPLACE INTO main._drawoff_leases (source, run_id, acquired_at, expires_at, holder)
              VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
-                source,
+                name,
                 held.run_id,
                 held.acquired_at.to_string(),
                 held.expires_at.to_string(),
@@ -185,33 +191,36 @@ impl LeaseKeeper for Place {
     }
 }
 
-/// The lease of a source as stored; `None` also for a row that nobody can read.
-fn stored_lease(conn: &Connection, source: &str) -> rusqlite::Result<Option<Held>> {
-    let row: Option<(String, String, String, String)> = conn
-        .query_row(
-            "SELECT run_id, acquired_at, expires_at, holder FROM main._drawoff_leases WHERE source = ?1",
-            [source],
-            |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)),
-        )
-        .optional()?;
-    Ok(row.and_then(|(run_id, acquired_at, expires_at, holder)| {
-        Some(Held {
-            run_id,
-            acquired_at: acquired_at.parse().ok()?,
-            expires_at: expires_at.parse().ok()?,
-            holder: serde_json::from_str(&holder).unwrap_or_default(),
-        })
-    }))
+/// The leases as stored, by name, without rows that nobody can read.
+fn stored_leases(conn: &Connection) -> rusqlite::Result<BTreeMap<String, Held>> {
+    let mut rows = conn.prepare(
+        "SELECT source, run_id, acquired_at, expires_at, holder FROM main._drawoff_leases",
+    )?;
+    let rows = rows.query_map([], |r| {
+        let (acquired_at, expires_at, holder): (String, String, String) =
+            (r.get(2)?, r.get(3)?, r.get(4)?);
+        let run_id: String = r.get(1)?;
+        let held = acquired_at.parse().ok().zip(expires_at.parse().ok()).map(
+            |(acquired_at, expires_at)| Held {
+                run_id,
+                acquired_at,
+                expires_at,
+                holder: serde_json::from_str(&holder).unwrap_or_default(),
+            },
+        );
+        Ok(r.get(0).ok().zip(held))
+    })?;
+    rows.filter_map(Result::transpose).collect()
 }
 
-/// The run that holds the source's lease, when it is another than the one that publishes.
+/// The run that holds the lease, when it is another than the one that publishes.
 pub(super) fn other_holder(
     tx: &Transaction<'_>,
     update: &CheckpointUpdate,
 ) -> rusqlite::Result<Option<String>> {
     tx.query_row(
         "SELECT run_id FROM main._drawoff_leases WHERE source = ?1 AND run_id <> ?2",
-        [&update.key.source, &update.run_id],
+        [&update.lease, &update.run_id],
         |r| r.get(0),
     )
     .optional()

@@ -32,7 +32,7 @@ impl SliceWriter {
             }
             if self.partial || rejected > 0 {
                 tracing::warn!(
-                    stream = self.key.stream,
+                    stream = self.base.key.stream,
                     rejected,
                     "rows that were not listed keep their state: records were missing or rejected, and any of them may be one of these rows"
                 );
@@ -41,10 +41,11 @@ impl SliceWriter {
         let cost = Cost::now(&self.meter);
         let cursor = checkpoint.newest();
         let update = CheckpointUpdate {
-            key: self.key.clone(),
+            key: self.base.key.clone(),
             checkpoint,
-            expected_version: self.version,
+            expected_version: self.base.version,
             run_id: self.run_id.clone(),
+            lease: self.base.lease.clone(),
             facts: SliceFacts {
                 records: self.tally.read,
                 skipped: self.tally.skipped,
@@ -60,7 +61,7 @@ impl SliceWriter {
             .publish(&update)
             .instrument(span::publish(&open.span))
             .await?;
-        self.version += 1;
+        self.base.version += 1;
         self.cost = cost;
         self.saved = cursor;
         let tally = std::mem::take(&mut self.tally);
@@ -75,7 +76,7 @@ impl SliceWriter {
         );
         if self.is_whole() && fitted == 0 && rejected > 0 {
             tracing::warn!(
-                stream = self.key.stream,
+                stream = self.base.key.stream,
                 rejected,
                 "none of the records fits table `{}`, so its rows stay as they are; `{}` says why",
                 self.table.name,

@@ -8,8 +8,8 @@ use crate::clock::SystemClock;
 use crate::destination::{Plan, Published, Slice};
 use crate::schema::{Column, ColumnType, TableSchema};
 use crate::state::{
-    Acquired, Checkpoint, CheckpointUpdate, Lease, RunRecord, SavedCheckpoint, SliceFacts,
-    StateStore,
+    Acquired, Checkpoint, CheckpointKey, CheckpointUpdate, Lease, RunRecord, SavedCheckpoint,
+    SliceFacts, StateStore,
 };
 
 /// Keeps the facts of what was published, and miscounts by as much as it is told.
@@ -30,7 +30,7 @@ impl StateStore for Counter {
     async fn checkpoints(&self, _: &str) -> Result<HashMap<CheckpointKey, SavedCheckpoint>> {
         Ok(HashMap::new())
     }
-    async fn forget(&self, _: &CheckpointKey, _: u64) -> Result<()> {
+    async fn forget(&self, _: &str, _: &[(String, u64)]) -> Result<()> {
         Ok(())
     }
 
@@ -112,11 +112,14 @@ fn writer(to: &Counter) -> (SliceWriter, Arc<Meter>) {
             ..TableSpec::default()
         },
         run_id: "r".into(),
-        key: CheckpointKey {
-            source: "s".into(),
-            stream: "items".into(),
+        base: Base {
+            key: CheckpointKey {
+                source: "s".into(),
+                stream: "items".into(),
+            },
+            version: 0,
+            lease: "s".into(),
         },
-        version: 0,
         contract: crate::schema::landing::Contract::Discard,
         saved: Some("5".into()),
         clock: SystemClock::shared(),

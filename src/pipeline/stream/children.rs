@@ -78,7 +78,8 @@ impl StreamRun {
                         continue;
                     }
                 };
-                if self.is_done(&partition) {
+                let mine = self.part.as_ref().is_none_or(|p| p.has(&partition));
+                if !mine || self.is_done(&partition) {
                     continue;
                 }
                 let spans = self.partition_spans(&partition, &now, by_parent)?;

@@ -31,9 +31,15 @@ impl Origin {
     pub fn of(environment: &Environment) -> Self {
         let first = |names: [&str; 2]| names.iter().find_map(|name| environment.get(name));
         let labels = [
-            ("execution", config::CLOUD_RUN_EXECUTION),
-            ("task_index", config::CLOUD_RUN_TASK_INDEX),
-            ("attempt", config::CLOUD_RUN_TASK_ATTEMPT),
+            (
+                "execution",
+                [config::CLOUD_RUN_EXECUTION, config::EXECUTION],
+            ),
+            (
+                "task_index",
+                [config::CLOUD_RUN_TASK_INDEX, config::JOB_COMPLETION_INDEX],
+            ),
+            ("attempt", [config::CLOUD_RUN_TASK_ATTEMPT; 2]),
         ];
         let trace = environment.get(config::TRACEPARENT);
         Self {
@@ -41,7 +47,7 @@ impl Origin {
                 .unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned()),
             labels: labels
                 .into_iter()
-                .filter_map(|(label, name)| Some((label, environment.get(name)?)))
+                .filter_map(|(label, names)| Some((label, first(names)?)))
                 .collect(),
             trace: trace.and_then(|t| TraceContext::of_traceparent(&t)),
             process: format!(

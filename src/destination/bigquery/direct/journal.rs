@@ -140,7 +140,13 @@ impl BigQuery {
     ///
     /// # Errors
     /// [`ErrorKind::State`] where its checkpoint is not at that version, or another run holds the lease.
-    pub(super) async fn note_open(&self, entry: &Entry, version: u64, run_id: &str) -> Result<()> {
+    pub(super) async fn note_open(
+        &self,
+        entry: &Entry,
+        version: u64,
+        lease: &str,
+        run_id: &str,
+    ) -> Result<()> {
         let mut query = self.journal_query(
             format!(
                 "note that slice `{}` writes to `{}.{}`",
@@ -165,6 +171,7 @@ impl BigQuery {
             ),
             ("expected_version", "INT64", version.to_string()),
             ("run_id", "STRING", run_id.to_owned()),
+            ("lease", "STRING", lease.to_owned()),
         ]);
         let rows = self.api().query(&query).await?;
         let answer = rows.first();
@@ -176,6 +183,7 @@ impl BigQuery {
             checkpoint: Default::default(),
             expected_version: version,
             run_id: run_id.to_owned(),
+            lease: lease.to_owned(),
             facts: SliceFacts::default(),
         };
         let place = format!("bigquery:{}", self.api().target());

@@ -34,11 +34,11 @@ use super::write::StreamWriter;
 use super::{BigQuery, CHECKPOINTS, LEASES, OPEN_SLICES};
 use crate::destination::audit::{LOAD_PARAMETERS, LOADS};
 use crate::destination::rejects as rejects_table;
-use crate::destination::{BatchKind, Disposition, Published, Slice, TableSpec, WriteMethod};
+use crate::destination::{Base, BatchKind, Disposition, Published, Slice, TableSpec, WriteMethod};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::decode::Reject;
 use crate::schema::landing::column::{EXTRACTED_AT, SLICE_ID};
-use crate::state::{CheckpointKey, CheckpointUpdate};
+use crate::state::CheckpointUpdate;
 
 /// What the direct slices of a destination share.
 #[derive(Default)]
@@ -129,7 +129,7 @@ pub(super) struct DirectSlice {
     spec: TableSpec,
     run_id: String,
     name: String,
-    builds_on: Option<(CheckpointKey, u64)>,
+    builds_on: Option<Base>,
     /// Once rows are about to be sent.
     open: Option<(Entry, Way)>,
     rejects: Rejects,
@@ -160,7 +160,7 @@ impl DirectSlice {
         if let Some(open) = self.open.take() {
             return Ok(open);
         }
-        let (key, version) = self.builds_on.clone().ok_or_else(|| {
+        let base = self.builds_on.clone().ok_or_else(|| {
             Error::new(
                 ErrorKind::Bug,
                 "rows came before it was known which checkpoint they build on",
@@ -177,7 +177,7 @@ impl DirectSlice {
             _ => Way::Stream(Box::new(stream::open(&self.to, &self.spec).await?)),
         };
         let entry = Entry {
-            key,
+            key: base.key,
             slice_id: self.slice_id(),
             table: table.clone(),
             method,
@@ -187,7 +187,9 @@ impl DirectSlice {
             },
             opened_at: self.to.api().google().clock().now().as_second(),
         };
-        self.to.note_open(&entry, version, &self.run_id).await?;
+        self.to
+            .note_open(&entry, base.version, &base.lease, &self.run_id)
+            .await?;
         Ok((entry, way))
     }
 
@@ -219,7 +221,7 @@ impl DirectSlice {
 
     /// The same, of rows that were taken out of requests of the Storage Write API.
     async fn keep_taken_out(&mut self, refused: Vec<super::write::Refused>) -> Result<()> {
-        let Some((key, _)) = &self.builds_on else {
+        let Some(Base { key, .. }) = &self.builds_on else {
             return Ok(());
         };
         let now = self.to.api().google().clock().now();
@@ -242,7 +244,7 @@ impl DirectSlice {
         if refused.is_empty() {
             return Ok(());
         }
-        let Some((key, _)) = &self.builds_on else {
+        let Some(Base { key, .. }) = &self.builds_on else {
             return Ok(());
         };
         self.refused += refused.len() as u64;
@@ -316,6 +318,7 @@ impl DirectSlice {
             parameters: vec![
                 ("source", "STRING", update.key.source.clone()),
                 ("stream", "STRING", update.key.stream.clone()),
+                ("lease", "STRING", update.lease.clone()),
                 (
                     "expected_version",
                     "INT64",
@@ -394,8 +397,8 @@ fn refusal(query: &Query<'_>, row: &Row) -> Error {
 
 #[async_trait]
 impl Slice for DirectSlice {
-    fn builds_on(&mut self, key: &CheckpointKey, version: u64) {
-        self.builds_on = Some((key.clone(), version));
+    fn builds_on(&mut self, base: &Base) {
+        self.builds_on = Some(base.clone());
     }
 
     async fn stage(&mut self, kind: BatchKind, batch: RecordBatch) -> Result<()> {

@@ -40,8 +40,8 @@ pub(super) fn journal_columns() -> Vec<Column> {
 }
 
 /// Notes a slice as open, if its checkpoint is at the expected version and no other run holds the
-/// source's lease: parameters `source`, `stream`, `slice_id`, `table_name`, `method`, `write_stream` (or
-/// empty), `expected_version`, `run_id`. Answers with `open` (1 when it is noted), the stored `version` and
+/// lease: parameters `source`, `stream`, `slice_id`, `table_name`, `method`, `write_stream` (or
+/// empty), `expected_version`, `run_id`, `lease`. Answers with `open` (1 when it is noted), the stored `version` and
 /// the other `holder`. Repeating is harmless.
 pub(super) fn open(journal: &str, checkpoints: &str, leases: &str) -> String {
     let holder = other_holder(leases);
@@ -280,11 +280,11 @@ SET row_counts = (SELECT AS STRUCT @sent AS staged, @sent AS kept);
 SET rejected = (SELECT COUNT(*) FROM S);
 BEGIN TRANSACTION;
 SET stored = (SELECT IFNULL(MAX(version), 0) FROM C WHERE source = @source AND stream = @stream);
-SET holder = (SELECT MAX(run_id) FROM L WHERE source = @source AND run_id != @run_id);
+SET holder = (SELECT MAX(run_id) FROM L WHERE source = @lease AND run_id != @run_id);
 SET open = (SELECT COUNT(*) FROM J WHERE slice_id = @slice_id AND source = @source AND stream = @stream AND taken_back_at IS NULL);
 IF stored != @expected_version OR holder IS NOT NULL OR open != 1 OR rejected != @rejected THEN
   ROLLBACK TRANSACTION;
-  SELECT 'refused' AS outcome, open AS open, rejected AS rejected, (SELECT MAX(run_id) FROM L WHERE source = @source AND run_id != @run_id) AS holder, 0 AS publishes;
+  SELECT 'refused' AS outcome, open AS open, rejected AS rejected, (SELECT MAX(run_id) FROM L WHERE source = @lease AND run_id != @run_id) AS holder, 0 AS publishes;
   RETURN;
 END IF;
 DELETE FROM C WHERE source = @source AND stream = @stream;

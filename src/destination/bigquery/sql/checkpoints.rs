@@ -21,10 +21,15 @@ pub(in super::super) fn last_publish(checkpoints: &str) -> String {
     )
 }
 
-/// Forgets a checkpoint: parameters `source`, `stream`, `version`.
-pub(in super::super) fn forget(checkpoints: &str) -> String {
+/// Forgets checkpoints: parameters `source`, and a stream and a version for each, by these names.
+pub(in super::super) fn forget(checkpoints: &str, names: &[(String, String)]) -> String {
+    let each: Vec<String> = names
+        .iter()
+        .map(|(stream, version)| format!("stream = @{stream} AND version = @{version}"))
+        .collect();
     format!(
-        "DELETE FROM {checkpoints} WHERE source = @source AND stream = @stream AND version = @version"
+        "DELETE FROM {checkpoints} WHERE source = @source AND ({})",
+        each.join(" OR ")
     )
 }
 

@@ -49,15 +49,15 @@ pub(in super::super) mod answer {
     pub(in super::super::super) const STAGED: &str = "staged";
     /// Rejects found staged.
     pub(in super::super::super) const REJECTED: &str = "rejected";
-    /// The run that holds the source's lease, when it is another.
+    /// The run that holds the lease, when it is another.
     pub(in super::super::super) const HOLDER: &str = "holder";
     /// How often the table was published in a day.
     pub(in super::super::super) const PUBLISHES: &str = "publishes";
 }
 
-/// The script that makes a slice visible: parameters `source`, `stream`, `expected_version`,
+/// The script that makes a slice visible: parameters `source`, `stream`, `lease`, `expected_version`,
 /// `state`, `run_id`, `slice`, `staged`, `rejected`, and those of its row in the table of loads. It changes
-/// nothing unless the stored version is the expected one, no other run holds the source's lease, and
+/// nothing unless the stored version is the expected one, no other run holds the lease, and
 /// everything staged is there to be read.
 ///
 /// Two such scripts never both go through: each deletes the checkpoint's row, which [`super::seed`] has made

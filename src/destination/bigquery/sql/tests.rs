@@ -78,10 +78,10 @@ fn daily(mut spec: TableSpec) -> TableSpec {
 const CHECK: &str = "\
 BEGIN TRANSACTION;
 SET stored = (SELECT IFNULL(MAX(version), 0) FROM `p`.`d`.`_drawoff_checkpoints` WHERE source = @source AND stream = @stream);
-SET holder = (SELECT MAX(run_id) FROM `p`.`d`.`_drawoff_leases` WHERE source = @source AND run_id != @run_id);
+SET holder = (SELECT MAX(run_id) FROM `p`.`d`.`_drawoff_leases` WHERE source = @lease AND run_id != @run_id);
 IF stored != @expected_version OR holder IS NOT NULL OR row_counts.staged != @staged OR rejected != @rejected THEN
   ROLLBACK TRANSACTION;
-  SELECT 'refused' AS outcome, row_counts.staged AS staged, row_counts.kept AS kept, rejected AS rejected, (SELECT MAX(run_id) FROM `p`.`d`.`_drawoff_leases` WHERE source = @source AND run_id != @run_id) AS holder, 0 AS publishes;
+  SELECT 'refused' AS outcome, row_counts.staged AS staged, row_counts.kept AS kept, rejected AS rejected, (SELECT MAX(run_id) FROM `p`.`d`.`_drawoff_leases` WHERE source = @lease AND run_id != @run_id) AS holder, 0 AS publishes;
   RETURN;
 END IF;
 DELETE FROM `p`.`d`.`_drawoff_checkpoints` WHERE source = @source AND stream = @stream;

@@ -1,0 +1,422 @@
+//! A stream's share of one task, where several share a run: what it is, under which leases it is read, and
+//! who says when all of it is read.
+//!
+//! The first task that comes splits the stream and stores in its checkpoint how ([`Split`]), so that all mean
+//! the same parts, whenever they start. Each part is read under a lease of its own, into a checkpoint of its own.
+//! Whoever finds that all parts are read joins their checkpoints into the stream's. A stream that cannot be
+//! split is read whole by one task.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Run;
+use super::stream::{Found, Lot, Place, Ready};
+use crate::app::lease::Holding;
+use crate::connector::Stream;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pipeline::cursor::Cursor;
+use crate::pipeline::report::Share;
+use crate::pipeline::shard::Shard;
+use crate::pipeline::split::{Part, Way};
+use crate::state::{Checkpoint, CheckpointKey, SavedCheckpoint, Split, part_lease};
+use crate::telemetry::Meter;
+
+/// Beyond the time that a dead task's lease holds, how long one waits until another task has split or joined
+/// a stream.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Checkpoints as stored.
+type Stored = HashMap<CheckpointKey, SavedCheckpoint>;
+
+/// What a task finds to do for a stream.
+enum Work {
+    /// The stream cannot be split.
+    Whole,
+    /// Parts of it.
+    Parts(Place, Split),
+    /// All of it is read.
+    Nothing,
+}
+
+impl Run {
+    /// This task's share of a stream.
+    pub(super) async fn draw_share(
+        &self,
+        stream: &Stream,
+        shard: Shard,
+        meter: &Arc<Meter>,
+        found: &mut Found,
+    ) -> Result<Share> {
+        let lot = self.lot(&stream.name);
+        if Way::of(stream).is_none() || self.options.full_refresh {
+            return self.draw_alone(stream, shard, &lot, meter, found).await;
+        }
+        let Some(ready) = self.ready(stream, &lot, meter).await? else {
+            return Ok(Share::Nothing);
+        };
+        let (place, split) = match self.join(&ready, shard, &lot, meter).await? {
+            Work::Whole => return self.draw_alone(stream, shard, &lot, meter, found).await,
+            Work::Nothing => return Ok(Share::Nothing),
+            Work::Parts(place, split) => (place, split),
+        };
+        found.see(&place);
+        let read = self
+            .read_parts(&ready, &place, &split, shard, None, meter)
+            .await?;
+        match self.close(&ready, &split, &lot, None, meter).await? {
+            Some(joined) => {
+                found.cursor_after = joined.newest();
+                Ok(Share::All(Some(split.started)))
+            }
+            None if read => Ok(Share::Part),
+            None => Ok(Share::Nothing),
+        }
+    }
+
+    /// Finishes, in a run that is alone, what tasks that shared an earlier one have left of a stream.
+    /// Whether there was anything.
+    pub(super) async fn finishes_split(
+        &self,
+        ready: &Ready<'_>,
+        place: &Place,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+    ) -> Result<bool> {
+        let skipped = self.options.full_refresh || self.options.dry_run;
+        let Some(split) = open_split(place, ready).filter(|_| !skipped && ready.way().is_some())
+        else {
+            return Ok(false);
+        };
+        tracing::info!(
+            stream = ready.stream.name,
+            "tasks that shared an earlier run have not read all their parts of the stream: reading the rest"
+        );
+        let alone = Shard { index: 0, count: 1 };
+        self.read_parts(ready, place, &split, alone, Some(lot), meter)
+            .await?;
+        self.close(ready, &split, lot, Some(lot), meter).await?;
+        Ok(true)
+    }
+
+    /// A stream that cannot be split, where it is this task's.
+    async fn draw_alone(
+        &self,
+        stream: &Stream,
+        shard: Shard,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+        found: &mut Found,
+    ) -> Result<Share> {
+        if !shard.owns(self.number(stream), 0) {
+            return Ok(Share::Nothing);
+        }
+        let held = self.leases.take(&lot.lease, lot.stop.clone()).await?;
+        let drawn = self.draw_all(stream, lot, meter, found).await;
+        end(held, drawn).await
+    }
+
+    /// Finds out how the stream is split, and splits it where nobody has.
+    async fn join(
+        &self,
+        ready: &Ready<'_>,
+        shard: Shard,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+    ) -> Result<Work> {
+        let place = self.place(ready, &self.stored().await?);
+        if let Some(split) = open_split(&place, ready)
+            && self.destination.existing(&ready.spec.name).await?.is_some()
+        {
+            return Ok(Work::Parts(place, split));
+        }
+        let held = self.wait_for(lot).await?;
+        let work = self.split(ready, shard, lot, meter).await;
+        end(held, work).await
+    }
+
+    /// Splits the stream, with its lease held.
+    async fn split(
+        &self,
+        ready: &Ready<'_>,
+        shard: Shard,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+    ) -> Result<Work> {
+        let mut stored = self.stored().await?;
+        if self
+            .starts_over(ready.stream, &ready.spec.name, &stored)
+            .await?
+        {
+            stored.clear();
+        }
+        let place = self.place(ready, &stored);
+        let before = place.published();
+        if let Some(split) = open_split(&place, ready) {
+            return Ok(Work::Parts(place, split));
+        }
+        let same = |s: &Split| s.ended && s.execution.is_some() && s.execution == self.execution;
+        if before.split.as_ref().is_some_and(same) {
+            return Ok(Work::Nothing);
+        }
+        let Some(way) = ready.way() else {
+            return Ok(Work::Whole);
+        };
+        let version = place.version();
+        let mut work = self.work(ready, place, None, lot, meter)?;
+        let window = ready.stream.incremental.as_ref().and_then(|i| i.window);
+        let Some(parts) = way.parts(&work.bounds()?, window, shard.count) else {
+            return Ok(Work::Whole);
+        };
+        let split = Split {
+            id: self.run_id.clone(),
+            started: self.started,
+            parts,
+            since: ready.since.as_ref().map(Cursor::to_string),
+            until: ready.until.as_ref().map(Cursor::to_string),
+            execution: self.execution.clone(),
+            ended: false,
+        };
+        self.prepare(ready, meter).await?;
+        let checkpoint = Checkpoint {
+            split: Some(split.clone()),
+            ..before
+        };
+        work.writer.publish(checkpoint.clone()).await?;
+        tracing::info!(
+            stream = ready.stream.name,
+            parts = split.parts().len(),
+            tasks = shard.count,
+            "split the stream into parts"
+        );
+        let place = Place {
+            saved: Some(SavedCheckpoint {
+                checkpoint,
+                version: version + 1,
+            }),
+            ..self.place(ready, &stored)
+        };
+        Ok(Work::Parts(place, split))
+    }
+
+    /// Reads this task's parts of a split stream, one after the other, each under a lease of its own, or all
+    /// under that of `whole`. Whether there were any.
+    async fn read_parts(
+        &self,
+        ready: &Ready<'_>,
+        place: &Place,
+        split: &Split,
+        shard: Shard,
+        whole: Option<&Lot>,
+        meter: &Arc<Meter>,
+    ) -> Result<bool> {
+        let number = self.number(ready.stream);
+        let stored = self.stored().await?;
+        let left: Vec<(CheckpointKey, Part)> = split
+            .parts()
+            .into_iter()
+            .enumerate()
+            .filter(|(n, _)| shard.owns(number, *n))
+            .map(|(n, part)| (key_of(place, n), part))
+            .filter(|(key, _)| !is_read(stored.get(key), split))
+            .collect();
+        if left.is_empty() {
+            return Ok(false);
+        }
+        self.prepare(ready, meter).await?;
+        let mut busy: Option<Error> = None;
+        for (key, part) in left {
+            if let Some(lot) = whole {
+                self.read_part(ready, place, split, (key, part), lot, meter)
+                    .await?;
+                continue;
+            }
+            let lot = self.lot(&key.stream);
+            let held = match self.leases.take(&lot.lease, lot.stop.clone()).await {
+                Ok(held) => held,
+                // The others need not wait for it.
+                Err(e) if e.kind() == ErrorKind::State && e.is_transient() => {
+                    busy.get_or_insert(e);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            let read = self
+                .read_part(ready, place, split, (key, part), &lot, meter)
+                .await;
+            end(held, read).await?;
+        }
+        busy.map_or(Ok(true), Err)
+    }
+
+    async fn read_part(
+        &self,
+        ready: &Ready<'_>,
+        place: &Place,
+        split: &Split,
+        (key, part): (CheckpointKey, Part),
+        lot: &Lot,
+        meter: &Arc<Meter>,
+    ) -> Result<()> {
+        // Another attempt of this task may have got further meanwhile.
+        let saved = self.stored().await?.remove(&key);
+        if is_read(saved.as_ref(), split) {
+            return Ok(());
+        }
+        let version = saved.as_ref().map_or(0, |s| s.version);
+        let checkpoint = saved
+            .map(|s| s.checkpoint)
+            .filter(|c| c.part.as_ref().is_some_and(|p| p.split == split.id))
+            .unwrap_or_else(|| split.first_checkpoint(&part, &place.published()));
+        let place = Place {
+            key,
+            saved: Some(SavedCheckpoint {
+                checkpoint,
+                version,
+            }),
+            backfill: place.backfill,
+        };
+        let part = Some((part, split.started));
+        self.work(ready, place, part, lot, meter)?.run().await
+    }
+
+    /// Joins the parts' checkpoints into the stream's, once all are read; the stream's then.
+    async fn close(
+        &self,
+        ready: &Ready<'_>,
+        split: &Split,
+        lot: &Lot,
+        held: Option<&Lot>,
+        meter: &Arc<Meter>,
+    ) -> Result<Option<Checkpoint>> {
+        let stored = self.stored().await?;
+        if self.read_all(ready, split, &stored).is_none() {
+            return Ok(None);
+        }
+        if held.is_some() {
+            return self.close_held(ready, split, lot, meter).await;
+        }
+        let held = self.wait_for(lot).await?;
+        let closed = self.close_held(ready, split, lot, meter).await;
+        end(held, closed).await
+    }
+
+    async fn close_held(
+        &self,
+        ready: &Ready<'_>,
+        split: &Split,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+    ) -> Result<Option<Checkpoint>> {
+        let stored = self.stored().await?;
+        let place = self.place(ready, &stored);
+        let before = place.published();
+        if before.split.as_ref() != Some(split) {
+            // Another task has joined them, and the cursor has moved.
+            return Ok(Some(before));
+        }
+        let Some(parts) = self.read_all(ready, split, &stored) else {
+            return Ok(None);
+        };
+        let checkpoints: Vec<Checkpoint> =
+            parts.iter().map(|(_, s)| s.checkpoint.clone()).collect();
+        let mut joined = split.joined(&before, &checkpoints, ready.kind);
+        if place.backfill {
+            // Done: the same backfill, asked for again, reads all of it again.
+            joined = Checkpoint {
+                split: joined.split,
+                ..Checkpoint::default()
+            };
+        }
+        let mut writer = self.writer(ready, &place, lot, meter)?;
+        writer.publish(joined.clone()).await?;
+        let which: Vec<(String, u64)> = parts
+            .into_iter()
+            .map(|(key, saved)| (key.stream, saved.version))
+            .collect();
+        self.destination.forget(&self.source.name, &which).await?;
+        tracing::info!(
+            stream = ready.stream.name,
+            parts = which.len(),
+            "all parts of the stream are read"
+        );
+        Ok(Some(joined))
+    }
+
+    /// The checkpoints of all parts, in order, if all are read.
+    fn read_all(
+        &self,
+        ready: &Ready<'_>,
+        split: &Split,
+        stored: &Stored,
+    ) -> Option<Vec<(CheckpointKey, SavedCheckpoint)>> {
+        let place = self.place(ready, stored);
+        (0..split.parts().len())
+            .map(|n| {
+                let key = key_of(&place, n);
+                let saved = stored.get(&key).filter(|s| is_read(Some(s), split))?;
+                Some((key, saved.clone()))
+            })
+            .collect()
+    }
+
+    /// The stream's number in the connector.
+    fn number(&self, stream: &Stream) -> usize {
+        let streams = &self.source.connector.streams;
+        streams
+            .iter()
+            .position(|s| s.name == stream.name)
+            .unwrap_or_default()
+    }
+
+    /// What work on a part of the source is done under.
+    fn lot(&self, part: &str) -> Lot {
+        Lot {
+            lease: part_lease(&self.source.name, part),
+            stop: self.cancel.child_token(),
+        }
+    }
+
+    async fn wait_for(&self, lot: &Lot) -> Result<Holding> {
+        let patience = self.leases.length() + PATIENCE;
+        self.leases.wait_for(&lot.lease, patience, &lot.stop).await
+    }
+}
+
+impl Ready<'_> {
+    fn way(&self) -> Option<Way> {
+        Way::of_table(self.stream, &self.spec, self.kind)
+    }
+}
+
+/// How a stream is split that is not read yet, by a run that wanted the same of it.
+fn open_split(place: &Place, ready: &Ready<'_>) -> Option<Split> {
+    let text = |c: &Option<Cursor>| c.as_ref().map(Cursor::to_string);
+    let same = |s: &Split| s.since == text(&ready.since) && s.until == text(&ready.until);
+    let saved = place.saved.as_ref()?;
+    let split = saved.checkpoint.split.as_ref()?;
+    (!split.ended && same(split)).then(|| split.clone())
+}
+
+/// The key of a part's checkpoint.
+fn key_of(place: &Place, number: usize) -> CheckpointKey {
+    CheckpointKey {
+        stream: format!("{} {number}", place.key.stream),
+        ..place.key.clone()
+    }
+}
+
+fn is_read(saved: Option<&SavedCheckpoint>, split: &Split) -> bool {
+    let mark = saved.and_then(|s| s.checkpoint.part.as_ref());
+    mark.is_some_and(|m| m.read && m.split == split.id)
+}
+
+/// Lets go of a lease. Work that was stopped because the lease was lost says so.
+async fn end<T>(held: Holding, outcome: Result<T>) -> Result<T> {
+    let lost = held.lost();
+    held.end().await;
+    match (outcome, lost) {
+        (Err(e), Some(lost)) if e.kind() == ErrorKind::Interrupted => Err(lost),
+        (outcome, _) => outcome,
+    }
+}
