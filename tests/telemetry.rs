@@ -120,7 +120,8 @@ async fn a_run_is_a_trace_and_its_metrics_are_what_it_counted() {
         )
         .env("CLOUD_RUN_JOB", "nightly")
         .env("CLOUD_RUN_EXECUTION", "nightly-x7k2")
-        .env("CLOUD_RUN_TASK_INDEX", "3")
+        .env("CLOUD_RUN_TASK_INDEX", "0")
+        .env("CLOUD_RUN_TASK_COUNT", "1")
         .env("CLOUD_RUN_TASK_ATTEMPT", "1");
     let ran = bench.run(&["--source", "shop"]).await.exits(0);
     let runs = sqlite(&bench.path("drawoff.db"), "_drawoff_runs");
@@ -234,7 +235,7 @@ async fn a_run_is_a_trace_and_its_metrics_are_what_it_counted() {
             ("cloud.platform", "gcp_cloud_run"),
             ("faas.name", "nightly"),
             ("gcp.cloud_run.job.execution", "nightly-x7k2"),
-            ("gcp.cloud_run.job.task_index", "3"),
+            ("gcp.cloud_run.job.task_index", "0"),
         ] {
             assert_eq!(resource[name], value);
         }
@@ -261,7 +262,7 @@ async fn a_run_is_a_trace_and_its_metrics_are_what_it_counted() {
         assert_eq!(
             line[LABELS],
             json!({"source": "shop", "stream": line["stream"], "run_id": run_id,
-                "execution": "nightly-x7k2", "task_index": "3", "attempt": "1"})
+                "execution": "nightly-x7k2", "task_index": "0", "attempt": "1"})
         );
     }
 }
