@@ -7,6 +7,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::panic::Location;
 
 /// Result with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -64,12 +65,14 @@ struct Inner {
     kind: ErrorKind,
     transient: bool,
     message: String,
+    place: &'static Location<'static>,
     hint: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// An error that will not pass on its own.
+    #[track_caller]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let transient = matches!(
             kind,
@@ -79,17 +82,20 @@ impl Error {
             kind,
             transient,
             message: message.into(),
+            place: Location::caller(),
             hint: None,
             source: None,
         }))
     }
 
     /// Shorthand for [`ErrorKind::Config`].
+    #[track_caller]
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Config, message)
     }
 
     /// Shorthand for [`ErrorKind::Destination`].
+    #[track_caller]
     pub fn destination(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Destination, message)
     }
@@ -122,6 +128,7 @@ impl Error {
             kind: self.0.kind,
             transient: self.0.transient,
             message: message.into(),
+            place: self.0.place,
             hint: None,
             source: Some(Box::new(self)),
         }))
@@ -146,6 +153,20 @@ impl Error {
             }
             at = StdError::source(at)?.downcast_ref::<Error>()?;
         }
+    }
+
+    /// Where in the sources the first error of the chain was made.
+    pub fn place(&self) -> &'static Location<'static> {
+        self.0.place
+    }
+
+    /// What the first error of the chain says, without what was being done meanwhile.
+    pub fn root(&self) -> &str {
+        let mut at = self;
+        while let Some(cause) = StdError::source(at).and_then(|e| e.downcast_ref::<Error>()) {
+            at = cause;
+        }
+        &at.0.message
     }
 
     /// Every message from this error down to its cause, for logs: `a: b: c`.
@@ -222,6 +243,8 @@ mod tests {
         assert_eq!(e.find_hint(), Some("do this"));
         assert_eq!(e.chain(), "outer: inner");
         assert_eq!(e.exit_code(), 2);
+        assert_eq!(e.root(), "inner");
+        assert_eq!(e.place().file(), file!());
     }
 
     #[test]

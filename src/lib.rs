@@ -5,7 +5,8 @@
 //! | module | owns |
 //! |---|---|
 //! | [`error`] | the one error, and who must act on it |
-//! | [`clock`] [`telemetry`] [`config`] | time; counters, log lines, redaction; environment variables |
+//! | [`config`] | environment variables |
+//! | [`clock`] [`telemetry`] | time; counters, log lines, traces, redaction |
 //! | [`yaml`] | YAML with positions and findings |
 //! | [`http`] [`schema`] | the HTTP boundary; BigQuery types, Arrow, JSON → batch |
 //! | [`auth`] | putting credentials on requests |

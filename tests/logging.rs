@@ -3,7 +3,8 @@
 
 use std::process::{Command, Output};
 
-use drawoff::telemetry::log::{self, Format};
+use drawoff::config::Environment;
+use drawoff::telemetry::log::{self, Format, Origin};
 use drawoff::telemetry::redact;
 use serde_json::Value;
 
@@ -19,7 +20,8 @@ fn speak_and_panic() {
         Some(format) if format == "json" => Format::Json,
         _ => Format::Text { colour: false },
     };
-    log::init(format, log::levels(format, 0)).unwrap();
+    let origin = Origin::of(&Environment::of::<String, String>([]));
+    log::init(format, log::levels(format, 0), origin, None).unwrap();
     redact::register(CANARY);
     tracing::warn!(token = CANARY, "spoke of {CANARY}");
     let thread = std::thread::Builder::new().name("reader".to_owned());
@@ -66,12 +68,28 @@ fn a_panic_in_json_is_for_error_reporting() {
     assert!(!lines.concat().contains("canary"), "{lines:?}");
     let entry: Value = serde_json::from_str(&lines[1]).unwrap();
     assert_eq!(entry["severity"], "CRITICAL");
-    assert_eq!(entry["message"], "panicked: choked on\n[redacted]");
+    assert_eq!(
+        entry["message"],
+        "drawoff has panicked: choked on\n[redacted]"
+    );
     assert_eq!(entry["@type"], log::REPORTED_ERROR);
     assert_eq!(
         entry["context"]["reportLocation"]["filePath"],
         "tests/logging.rs"
     );
-    assert_eq!(entry["context"]["reportLocation"]["functionName"], "reader");
+    assert_eq!(
+        entry["context"]["reportLocation"]["functionName"],
+        "tests::logging: choked on"
+    );
+    assert!(
+        entry["context"]["reportLocation"]["lineNumber"]
+            .as_u64()
+            .is_some()
+    );
+    assert_eq!(entry["serviceContext"]["service"], "drawoff");
+    assert_eq!(
+        entry["serviceContext"]["version"],
+        env!("CARGO_PKG_VERSION")
+    );
     assert_eq!(entry["thread"], "reader");
 }

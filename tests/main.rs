@@ -44,3 +44,4 @@ mod shutdown;
 mod state;
 mod storage_write;
 mod support;
+mod telemetry;

@@ -7,6 +7,7 @@ use jiter::{Jiter, JiterError, Peek};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::App;
 use super::open::{Call, OpenSource};
@@ -136,9 +137,12 @@ impl OpenSource {
         let (found, mut inbox) = mpsc::channel(MOST_PARENTS);
         let _lister = (!parents.is_empty()).then(|| {
             let child = stream.clone();
-            AbortOnDropHandle::new(tokio::spawn(async move {
-                partitions::list(parents, child, Bounds::open(), found).await;
-            }))
+            AbortOnDropHandle::new(tokio::spawn(
+                async move {
+                    partitions::list(parents, child, Bounds::open(), found).await;
+                }
+                .in_current_span(),
+            ))
         });
         for _ in 0..MOST_PARENTS {
             if stream.parent.is_some() {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use crate::clock::SharedClock;
 use crate::config::Environment;
@@ -112,20 +113,23 @@ impl Leases {
         let renewing = {
             let (store, lease, lost) = (store.clone(), lease.clone(), lost.clone());
             let clock = clock.clone();
-            AbortOnDropHandle::new(tokio::spawn(async move {
-                let error = renew(&*store, &lease, &clock, asked).await;
-                tracing::error!(
-                    lease = lease.name,
-                    run_id = lease.run_id,
-                    "{}",
-                    error.chain()
-                );
-                let _ = lost.set(Lost {
-                    message: error.chain(),
-                    hint: error.find_hint().map(str::to_owned),
-                });
-                stop.cancel();
-            }))
+            AbortOnDropHandle::new(tokio::spawn(
+                async move {
+                    let error = renew(&*store, &lease, &clock, asked).await;
+                    tracing::error!(
+                        lease = lease.name,
+                        run_id = lease.run_id,
+                        "{}",
+                        error.chain()
+                    );
+                    let _ = lost.set(Lost {
+                        message: error.chain(),
+                        hint: error.find_hint().map(str::to_owned),
+                    });
+                    stop.cancel();
+                }
+                .in_current_span(),
+            ))
         };
         Ok(Holding {
             store: store.clone(),

@@ -16,14 +16,19 @@ pub use run::RunOptions;
 pub use secrets::{NewSecret, SecretRow, SecretTarget, SetOptions};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::Environment;
+use crate::config::{self, Environment};
 use crate::error::Result;
 use crate::google::{Google, GoogleSettings, Impersonation};
 use crate::secrets::SecretManager;
 use crate::secrets::resolve::Secrets;
 use crate::settings::Settings;
+use crate::telemetry::log;
+
+/// Longest that log lines wait for the name of their project; Cloud Run says it within milliseconds.
+const LOOKUP: Duration = Duration::from_secs(1);
 
 /// Everything that the commands need, made once a process.
 pub struct App {
@@ -82,6 +87,28 @@ impl App {
             open::stream_of(&config.connector, source, stream)?;
         }
         Ok(())
+    }
+
+    /// Finds out whose project traces are in, so that log lines can name them: as Google's variables say,
+    /// else as Cloud Run does, else the one of the secrets. Does not wait long, and elsewhere asks nobody.
+    pub async fn learn_project(&self) {
+        if log::project().is_some() {
+            return;
+        }
+        let get = |name: &str| self.environment.get(name);
+        let in_cloud_run = get(config::K_SERVICE)
+            .or(get(config::CLOUD_RUN_JOB))
+            .is_some();
+        let mut project = self.google.settings().project.clone();
+        if project.is_none() && in_cloud_run {
+            project = tokio::select! {
+                found = self.google.project_id() => found.ok(),
+                () = self.clock.sleep(LOOKUP) => None,
+            };
+        }
+        if let Some(project) = project.as_ref().or(self.settings.project.as_ref()) {
+            log::set_project(project);
+        }
     }
 
     async fn open(&self, source: &str) -> Result<open::OpenSource> {

@@ -1,5 +1,6 @@
 //! A run: every wanted stream of a source, some at a time, into the destination.
 
+mod failures;
 mod parts;
 mod stream;
 mod streams;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::App;
 use super::lease::Leases;
@@ -25,6 +27,7 @@ use crate::pipeline::shard::Shard;
 use crate::pipeline::stage::Budget;
 use crate::settings::BigQueryOptions;
 use crate::state::{CheckpointKey, SavedCheckpoint};
+use crate::telemetry::span;
 
 /// Streams at work at once, at the most; each holds a page and a batch.
 const STREAMS_AT_ONCE: usize = 4;
@@ -125,9 +128,27 @@ impl App {
         cancel: CancellationToken,
         observer: Arc<Observer>,
     ) -> Result<RunReport> {
+        let started = self.clock.now();
+        let run_id = match &options.run_id {
+            Some(id) => id.clone(),
+            None => Self::new_run_id(started),
+        };
+        let span = span::run(&options.source, &run_id);
+        self.begin(options, run_id, started, cancel, observer)
+            .instrument(span)
+            .await
+    }
+
+    async fn begin(
+        &self,
+        options: &RunOptions,
+        run_id: String,
+        started: Timestamp,
+        cancel: CancellationToken,
+        observer: Arc<Observer>,
+    ) -> Result<RunReport> {
         options.check()?;
         let begun = self.clock.instant();
-        let started = self.clock.now();
         let source = self.settings.source(&options.source)?;
         let place = source
             .destination
@@ -137,10 +158,6 @@ impl App {
         let source = OpenSource::open(source, self, options.shard).await?;
         let wanted = wanted(&source, &options.streams)?;
         let destination = self.destination(&place, &bigquery, options.dry_run)?;
-        let run_id = match &options.run_id {
-            Some(id) => id.clone(),
-            None => Self::new_run_id(started),
-        };
         // Stopped by whoever started it, or by the loss of the lease.
         let cancel = cancel.child_token();
         let leases = Leases::new(
@@ -207,7 +224,9 @@ impl App {
         if let Some(lease) = lease {
             lease.end().await;
         }
-        outcome.map(|report| RunReport {
+        let report = outcome?;
+        failures::tell(&report);
+        Ok(RunReport {
             duration: self.clock.instant() - begun,
             ..report
         })

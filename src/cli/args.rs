@@ -12,7 +12,7 @@ use clap::{
     ValueEnum,
 };
 use jiff::{SignedDuration, Timestamp};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::{auth, check, connectors, lint, preview, run, schema, secrets, serve};
 use crate::config::{self, Environment};
@@ -127,7 +127,14 @@ impl Cli {
             (log::Format::Text { .. }, steps) if serves && steps >= 0 => steps.saturating_add(1),
             (_, steps) => steps,
         };
-        log::levels(format, verbosity)
+        let levels = log::levels(format, verbosity);
+        match format {
+            // The summary shows them.
+            log::Format::Text { .. } if !serves => {
+                levels.with_target(log::FAILURE, LevelFilter::OFF)
+            }
+            _ => levels,
+        }
     }
 }
 

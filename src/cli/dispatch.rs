@@ -26,11 +26,13 @@ use crate::config::Environment;
 use crate::connector::Connector;
 use crate::connector::load::lint_file;
 use crate::error::{Error, ErrorKind, Result};
+use crate::http::collector_client;
 use crate::pipeline::report::Observer;
 use crate::schema::render::write_ndjson;
 use crate::server;
 use crate::settings::{Overrides, Settings};
-use crate::telemetry::log::{self, Format};
+use crate::telemetry::log::{self, Format, Origin};
+use crate::telemetry::otlp::{self, Exporting};
 use crate::telemetry::redact;
 use crate::yaml::finding::Severity;
 
@@ -54,14 +56,16 @@ pub fn main() -> ExitCode {
     };
     let around = Surroundings::detect();
     let format = cli.global.format(around);
-    let outcome = log::init(format, cli.levels(format))
-        .and_then(|()| runtime())
-        .and_then(|runtime| {
-            let code = runtime.block_on(dispatch(cli, around));
-            // What still runs in the background must not hold up the end.
-            runtime.shutdown_timeout(Duration::from_millis(200));
-            code
-        });
+    let outcome = runtime().and_then(|runtime| {
+        let exporting = start_telling(&cli, format, runtime.handle())?;
+        let code = runtime.block_on(dispatch(cli, around));
+        if let Some(exporting) = exporting {
+            exporting.end();
+        }
+        // What still runs in the background must not hold up the end.
+        runtime.shutdown_timeout(Duration::from_millis(200));
+        code
+    });
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -69,6 +73,34 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Starts log lines, and traces and metrics where a collector is named and there is something to tell.
+fn start_telling(
+    cli: &Cli,
+    format: log::Format,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Option<Exporting>> {
+    let environment = Environment::process();
+    let runs = matches!(cli.command, None | Some(Command::Serve(_)));
+    let exporting = match runs {
+        true => Exporting::start(&environment, runtime.clone(), collector_client),
+        false => Ok(None),
+    };
+    let (exporting, problem) = match exporting {
+        Ok(exporting) => (exporting, None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let levels = cli.levels(format);
+    log::init(format, levels, Origin::of(&environment), exporting.as_ref())?;
+    if let Some(problem) = problem {
+        tracing::warn!(
+            hint = problem.find_hint(),
+            "no traces and no metrics are exported: {}",
+            problem.chain()
+        );
+    }
+    Ok(exporting)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -270,6 +302,9 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
         }
         Ok(outcome)
     };
+    if log::in_a_trace() {
+        app.learn_project().await;
+    }
     let names = match args.runs_all() {
         true => app.settings().source_names(),
         false => args.names(),
@@ -351,6 +386,7 @@ async fn stop_when_asked(
     }
     cancel.cancel();
     hurry.cancel();
+    otlp::hurry();
     tokio::select! {
         () = signals.recv() => {}
         () = clock.sleep(PATIENCE) => {}

@@ -3,10 +3,8 @@
 use std::error::Error as _;
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value};
-
 use super::style::Paint;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::telemetry::log::{self, Format};
 use crate::telemetry::redact;
 
@@ -16,7 +14,7 @@ pub fn print(error: &Error, format: Format) {
         Format::Text { colour } => {
             log::write_line(text(error, Paint::new(colour)).trim_end());
         }
-        Format::Json => log::write_line(&json(error)),
+        Format::Json => log::write_line(&log::last_line(error)),
     }
 }
 
@@ -40,22 +38,6 @@ pub fn text(error: &Error, paint: Paint) -> String {
     text
 }
 
-/// One line for Cloud Logging.
-pub fn json(error: &Error) -> String {
-    let mut fields = Map::from_iter([
-        ("kind".to_owned(), Value::from(error.kind().word())),
-        ("transient".to_owned(), error.is_transient().into()),
-        ("exit_code".to_owned(), error.exit_code().into()),
-    ]);
-    if let Some(hint) = error.find_hint() {
-        fields.insert("hint".to_owned(), hint.into());
-    }
-    if error.kind() == ErrorKind::Bug {
-        fields.insert("@type".to_owned(), log::REPORTED_ERROR.into());
-    }
-    log::json_line("ERROR", &error.chain(), fields)
-}
-
 /// Redacted, and without characters that move the cursor.
 fn clean(text: &str) -> String {
     redact::scrub(text)
@@ -71,6 +53,7 @@ fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn error() -> Error {
         redact::register("report-canary");
@@ -102,22 +85,5 @@ hint: check the network
     fn a_cause_that_was_said_is_not_said_again() {
         let e = Error::config("bad file: no such key").source(std::io::Error::other("no such key"));
         assert_eq!(text(&e, Paint::plain()), "error: bad file: no such key\n");
-    }
-
-    #[test]
-    fn json_says_who_must_act() {
-        let entry: Value = serde_json::from_str(&json(&error())).unwrap();
-        assert_eq!(entry["severity"], "ERROR");
-        assert_eq!(
-            entry["message"],
-            "could not read page 3 of stream `tickets`: GET https://api.example/tickets got no answer: peer said [redacted]\u{1b}[2J"
-        );
-        assert_eq!(entry["kind"], "unavailable");
-        assert_eq!(entry["transient"], true);
-        assert_eq!(entry["exit_code"], 75);
-        assert_eq!(entry["hint"], "check the network");
-        assert_eq!(entry.get("@type"), None);
-        let bug: Value = serde_json::from_str(&json(&Error::new(ErrorKind::Bug, "no"))).unwrap();
-        assert_eq!(bug["@type"], log::REPORTED_ERROR);
     }
 }

@@ -8,7 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub async fn run<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(result) => result,
         Err(e) => Err(broken().source(e)),
     }
@@ -31,9 +32,11 @@ impl<T: Send + 'static> Worker<T> {
     pub async fn start(make: impl FnOnce() -> Result<T> + Send + 'static) -> Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job<T>>(1);
         let (made, ready) = oneshot::channel();
+        let span = tracing::Span::current();
         std::thread::Builder::new()
             .name("destination".into())
             .spawn(move || {
+                let _of = span.entered();
                 let mut state = match make() {
                     Ok(state) => Some(state),
                     Err(e) => {

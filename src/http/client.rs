@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode, Version};
+use tracing::Instrument as _;
 use url::Url;
 
 use super::body::{self, BodyError};
@@ -19,6 +20,7 @@ use super::redirect::redirected;
 use super::retry::Attempts;
 use super::{CallContext, HttpOptions, Request, Response, Sign};
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::span::Exchange;
 use crate::telemetry::{Meter, redact};
 
 /// From so many failed attempts in a row on, they are worth a warning.
@@ -103,7 +105,7 @@ impl HttpClient {
             signer.sign(&mut signed, context).await?;
             self.guard(&signed, signer)?;
             let outcome = tokio::select! {
-                outcome = self.attempt(&signed, &request.url, signer, context) => outcome,
+                outcome = self.traced(&signed, &request.url, signer, context) => outcome,
                 () = self.out_of_time(context) => Err(Error::new(
                     ErrorKind::Interrupted,
                     format!("{} was given up: the run was asked to stop", what(&request.method, &request.url)),
@@ -197,6 +199,20 @@ impl HttpClient {
         Ok(())
     }
 
+    /// One attempt, as a span of its own.
+    async fn traced(
+        &self,
+        signed: &Request,
+        url: &Url,
+        signer: &dyn Sign,
+        context: &CallContext,
+    ) -> Result<Outcome> {
+        let exchange = Exchange::begin(&signed.method, &signed.url);
+        self.attempt(signed, url, signer, context, &exchange)
+            .instrument(exchange.span())
+            .await
+    }
+
     /// One attempt: what came back, or an error that ends the call.
     async fn attempt(
         &self,
@@ -204,12 +220,14 @@ impl HttpClient {
         url: &Url,
         signer: &dyn Sign,
         context: &CallContext,
+        exchange: &Exchange,
     ) -> Result<Outcome> {
         let mut answer = match self.exchange(signed, context).await? {
             Ok(answer) => answer,
             Err(failure) => return Ok(Outcome::Failed(failure)),
         };
         let status = answer.status();
+        exchange.answered(status);
         let now = self.options.clock.now();
         let (verdict, pause) = classify::verdict(signed, status, answer.headers(), now);
         if let Some(pause) = pause {

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use url::Url;
 
 use super::failure::root_cause;
-use super::network::GuardedResolver;
+use super::network::{self, GuardedResolver};
 use super::{HttpOptions, tls};
 use crate::error::{Error, Result};
 
@@ -52,6 +52,32 @@ pub(super) fn build(options: &HttpOptions, remote: bool) -> Result<reqwest::Clie
     builder.build().map_err(|e| {
         Error::config(format!(
             "could not set the HTTP client up: {}",
+            root_cause(&e)
+        ))
+    })
+}
+
+/// A client for a collector of traces and metrics at `url`, each of whose answers may take so long. The
+/// operator names it, so it may be anywhere; redirected it is not, since its headers are credentials.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Config`].
+pub fn collector_client(url: &Url, timeout: Duration) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("drawoff/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .timeout(timeout);
+    builder = match url.scheme() {
+        "https" => builder.tls_backend_preconfigured(tls::config(None)?),
+        _ => builder.tls_certs_only([]),
+    };
+    if url.host().is_some_and(|h| network::is_loopback(&h)) {
+        builder = builder.no_proxy();
+    }
+    builder.build().map_err(|e| {
+        Error::config(format!(
+            "could not set the HTTP client for the collector up: {}",
             root_cause(&e)
         ))
     })

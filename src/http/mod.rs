@@ -43,6 +43,7 @@ use crate::telemetry::Meter;
 
 pub use classify::expect_json;
 pub use client::HttpClient;
+pub use connect::collector_client;
 pub use options::HttpOptions;
 pub use origin::{Origins, shown};
 pub use retry::RetryPolicy;

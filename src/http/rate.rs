@@ -164,7 +164,12 @@ impl Gate {
             return Err(too_long());
         }
         let _shown = Waiting::show(&context.meter);
-        self.sleep_until(until, context).await
+        let begun = self.clock.instant();
+        let waited = self.sleep_until(until, context).await;
+        let took = self.clock.instant().saturating_duration_since(begun);
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        Meter::add(&context.meter.waited, took);
+        waited
     }
 
     async fn sleep_until(&self, until: Instant, context: &CallContext) -> Result<()> {

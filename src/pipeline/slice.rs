@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::RecordBatch;
+use tracing::{Instrument as _, Span};
 
 use self::tally::{Cost, Tally};
 use super::contract;
@@ -28,7 +29,7 @@ use crate::schema::decode::Decoder;
 use crate::schema::landing::{Contract, column};
 use crate::schema::name::Spoken;
 use crate::source::records::{Layout, Walked};
-use crate::telemetry::Meter;
+use crate::telemetry::{Meter, span};
 
 /// Rows after which a batch is handed over, whatever its size.
 const BATCH_ROWS: usize = 16 * 1024;
@@ -68,6 +69,7 @@ pub struct SliceWriter {
 }
 
 struct Open {
+    span: Span,
     stager: Stager,
     since: Instant,
 }
@@ -308,13 +310,16 @@ impl SliceWriter {
         }
         self.slices += 1;
         let name = slice_name(self.slices);
+        let span = span::slice(&self.table.name, &name);
         let mut slice = self
             .destination
             .open(&self.table, &self.run_id, &name)
+            .instrument(span.clone())
             .await?;
         slice.builds_on(&self.base);
         Ok(Open {
-            stager: Stager::start(slice, self.budget.clone()),
+            stager: span.in_scope(|| Stager::start(slice, self.budget.clone())),
+            span,
             since: self.clock.instant(),
         })
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use crate::destination::{BatchKind, Slice};
 use crate::error::{Error, ErrorKind, Result};
@@ -63,15 +64,18 @@ impl Stager {
     /// Starts staging into `slice`.
     pub fn start(mut slice: Box<dyn Slice>, budget: Budget) -> Self {
         let (parcels, mut inbox) = mpsc::channel::<Parcel>(2);
-        let task = AbortOnDropHandle::new(tokio::spawn(async move {
-            while let Some((kind, batch, permit)) = inbox.recv().await {
-                if let Err(error) = slice.stage(kind, batch).await {
-                    return (slice, Err(error));
+        let task = AbortOnDropHandle::new(tokio::spawn(
+            async move {
+                while let Some((kind, batch, permit)) = inbox.recv().await {
+                    if let Err(error) = slice.stage(kind, batch).await {
+                        return (slice, Err(error));
+                    }
+                    drop(permit);
                 }
-                drop(permit);
+                (slice, Ok(()))
             }
-            (slice, Ok(()))
-        }));
+            .in_current_span(),
+        ));
         Self {
             budget,
             parcels,

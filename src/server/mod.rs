@@ -21,13 +21,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Method};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 pub use self::ask::Defaults;
 use self::call::Sender;
@@ -38,6 +39,8 @@ use self::runs::{Begun, Runs};
 use crate::app::{App, RunOptions};
 use crate::clock::Clock as _;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::trace::TraceContext;
+use crate::telemetry::{log, span};
 
 /// Largest body. An event of Eventarc's has 512 KiB at the most.
 const LARGEST_BODY: usize = 1 << 20;
@@ -60,6 +63,7 @@ pub struct ServeOptions {
 }
 
 struct Service {
+    app: Arc<App>,
     gate: Gate,
     runs: Arc<Runs>,
     answer_within: Duration,
@@ -98,6 +102,7 @@ pub async fn serve(app: Arc<App>, options: ServeOptions, cancel: CancellationTok
     }
     let runs = Runs::new(app.clone(), options.runs.get(), cancel.clone());
     let service = Arc::new(Service {
+        app: app.clone(),
         gate: Gate::new(app.google().clone(), options.callers),
         runs: runs.clone(),
         answer_within: options.answer_within,
@@ -132,6 +137,16 @@ async fn pace(State(service): State<Arc<Service>>, request: Request, next: Next)
 }
 
 async fn run(State(service): State<Arc<Service>>, request: Request) -> Response {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let trace = TraceContext::of_request(header);
+    let span = span::request(&Method::POST, request.uri().path(), trace);
+    if trace.is_some() || log::in_a_trace() {
+        service.app.learn_project().await;
+    }
+    begin(&service, request).instrument(span).await
+}
+
+async fn begin(service: &Service, request: Request) -> Response {
     let (head, body) = request.into_parts();
     if let Err(refusal) = service.gate.pass(&head.headers).await {
         return answer::turned_away(&refusal);

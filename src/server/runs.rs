@@ -8,12 +8,14 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::app::{App, RunOptions};
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Error, ErrorKind};
-use crate::pipeline::report::{Observer, Outcome, Phase, RunReport, Watched};
+use crate::pipeline::report::{Observer, Phase, RunReport, Watched};
 use crate::state::HeldBy;
+use crate::telemetry::log::{self, Whose};
 
 /// Ended runs that can still be looked at.
 const KEPT: usize = 100;
@@ -141,19 +143,22 @@ impl Runs {
         }
         options.run_id = Some(id.clone());
         options.hurry = self.cancel.clone();
-        let (runs, run) = (self.clone(), id.clone());
+        let (runs, run, source) = (self.clone(), id.clone(), options.source.clone());
         let inner = self.clone();
-        let work = tokio::spawn(async move { inner.work(options, observer).await });
-        self.tasks.spawn(async move {
+        // Lines and spans of the run are the request's.
+        let work = async move { inner.work(options, observer).await };
+        let work = tokio::spawn(work.in_current_span());
+        let watch = async move {
             let outcome = work
                 .await
                 .unwrap_or_else(|e| Err(Error::new(ErrorKind::Bug, "the run broke off").source(e)));
-            say(&run, &outcome);
+            say(&source, &run, &outcome);
             if let Some(known) = runs.known().iter_mut().find(|k| k.id == run) {
                 known.outcome = Some(Arc::new(outcome));
             }
             let _ = done.send(true);
-        });
+        };
+        self.tasks.spawn(watch.in_current_span());
         Begun::At {
             id,
             end,
@@ -218,40 +223,25 @@ impl Runs {
     }
 }
 
-/// Logs what went wrong: as an error what a person must mend, else as a warning.
-fn say(run_id: &str, outcome: &Result<RunReport, Error>) {
-    let failed = |error: &Error, stream: Option<&str>| match error.exit_code() {
-        75 => tracing::warn!(run_id, stream, "the run failed for now: {}", error.chain()),
-        _ => tracing::error!(run_id, stream, "the run failed: {}", error.chain()),
-    };
-    let report = match outcome {
-        Ok(report) => report,
-        Err(error) => return failed(error, None),
-    };
-    if report.repeated {
-        tracing::info!(
+/// Logs how a run ended, where the run has not: its streams' failures it has.
+fn say(source: &str, run_id: &str, outcome: &Result<RunReport, Error>) {
+    match outcome {
+        Err(error) => {
+            let whose = Whose {
+                source: Some(source),
+                run_id: Some(run_id),
+                stream: None,
+            };
+            log::failed("run", whose, error);
+        }
+        Ok(report) if report.repeated => tracing::info!(
             run_id,
             before = report.run_id,
-            source = report.source,
+            source,
             "nothing was run: run `{}` has done the same",
             report.run_id
-        );
-    }
-    for stream in &report.streams {
-        match &stream.outcome {
-            Outcome::Failed(error) => failed(error, Some(&stream.stream)),
-            Outcome::TooManyRejects { limit } => tracing::error!(
-                run_id,
-                stream = stream.stream,
-                "{} records of stream `{}` did not fit its table, more than the {limit} that may",
-                stream.rejected,
-                stream.stream
-            ),
-            Outcome::Done | Outcome::Interrupted => {}
-        }
-    }
-    if let Some(problem) = &report.problem {
-        failed(problem, None);
+        ),
+        Ok(_) => {}
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::pagination::{PageFacts, Pager, Token};
 use super::records::Walked;
@@ -150,10 +151,9 @@ impl<'a> Pages<'a> {
             };
             let request = self.request(&token)?;
             let endpoint = self.endpoint.clone();
-            self.ahead
-                .push_back(AbortOnDropHandle::new(tokio::spawn(async move {
-                    fetch(&endpoint, request, token).await
-                })));
+            self.ahead.push_back(AbortOnDropHandle::new(tokio::spawn(
+                async move { fetch(&endpoint, request, token).await }.in_current_span(),
+            )));
         }
         Ok(())
     }

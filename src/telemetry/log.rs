@@ -5,6 +5,17 @@
 //!
 //! JSON lines have Cloud Logging's `severity`, `message` and `time`, then the fields of the event and
 //! of the spans around it, the innermost winning.
+//!
+//! | module | owns |
+//! |---|---|
+//! | here | which lines are written, and how people see them |
+//! | `entry` | JSON lines, as Cloud Logging and Error Reporting want them |
+//! | `failure` | failures: which are reported, and how they are grouped |
+//! | `origin` | what all lines of the process say |
+
+mod entry;
+mod failure;
+mod origin;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -12,25 +23,27 @@ use std::io::Write as _;
 use std::panic::PanicHookInfo;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::Registry;
+use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
+use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::redact;
+pub(super) use self::entry::PLACE;
+pub use self::entry::{REPORTED_ERROR, json_line};
+pub use self::failure::{FAILURE, Whose, failed, last_line};
+pub use self::origin::{Origin, project, set_project, trace_of_process};
+use super::otlp::Exporting;
+use super::span::TRACES_ONLY;
+use super::{otlp, redact};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Longest text of one field, in bytes. Cloud Logging takes 256 KiB an entry (2026-11).
 const LONGEST: usize = 16 * 1024;
-
-/// Marks an entry that Error Reporting should collect without a stack trace in a language it knows.
-pub const REPORTED_ERROR: &str =
-    "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent";
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,15 +66,23 @@ pub type Around = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
 static AROUND: RwLock<Option<Around>> = RwLock::new(None);
 
 /// Starts logging to standard error for the whole process, and makes a panic end the process with
-/// one line and exit code 1.
+/// one line and exit code 1. Spans go to `exporting`, too.
 ///
 /// `levels` says which lines are written; see [`levels`].
 ///
 /// # Errors
 /// [`ErrorKind::Bug`] when the process already logs.
-pub fn init(format: Format, levels: Targets) -> Result<()> {
+pub fn init(
+    format: Format,
+    levels: Targets,
+    origin: Origin,
+    exporting: Option<&Exporting>,
+) -> Result<()> {
+    origin.settle();
     let lines = Lines::new(format, Box::new(write_line));
-    let subscriber = tracing_subscriber::registry().with(lines.with_filter(levels));
+    let subscriber = tracing_subscriber::registry()
+        .with(lines.with_filter(seen(format, levels)))
+        .with(exporting.and_then(Exporting::layer));
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|e| Error::new(ErrorKind::Bug, "could not start logging").source(e))?;
     std::panic::set_hook(Box::new(move |panic| {
@@ -70,6 +91,19 @@ pub fn init(format: Format, levels: Targets) -> Result<()> {
         std::process::exit(1);
     }));
     Ok(())
+}
+
+/// What lines are made of: events of these levels, and the spans around them. In JSON those whatever the
+/// levels are, since labels and traces come from them.
+fn seen(format: Format, levels: Targets) -> impl Filter<Registry> + Send + Sync + 'static {
+    let own = filter_fn(move |about| {
+        about.is_span()
+            && format == Format::Json
+            && about.target().starts_with(env!("CARGO_PKG_NAME"))
+    });
+    levels
+        .or(own)
+        .and(filter_fn(|about| about.target() != TRACES_ONLY))
 }
 
 /// From now on lines are written by `around`, as long as something draws on the terminal; `None`
@@ -96,24 +130,6 @@ fn write_stderr(line: &str) {
     let _ = std::io::stderr()
         .lock()
         .write_all(format!("{line}\n").as_bytes());
-}
-
-/// A JSON line for Cloud Logging: `severity`, `message` and `time`, then `fields`. All texts are
-/// redacted before they are escaped, since an escaped secret would not be recognized.
-pub fn json_line(severity: &str, message: &str, fields: Map<String, Value>) -> String {
-    let mut entry = Map::from_iter([
-        ("severity".to_owned(), severity.into()),
-        ("message".to_owned(), clean(message).into()),
-        ("time".to_owned(), Timestamp::now().to_string().into()),
-    ]);
-    for (name, value) in fields {
-        let value = match value {
-            Value::String(text) => clean(&text).into(),
-            other => other,
-        };
-        entry.entry(name).or_insert(value);
-    }
-    Value::Object(entry).to_string()
 }
 
 fn clean(text: &str) -> String {
@@ -157,19 +173,15 @@ fn panic_line(format: Format, panic: &PanicHookInfo<'_>) -> String {
             format!("{head}: drawoff has a bug: {message}{place}; please report it")
         }
         Format::Json => {
-            let mut fields = Map::from_iter([
-                ("@type".to_owned(), REPORTED_ERROR.into()),
-                ("thread".to_owned(), thread.clone().into()),
-            ]);
+            let mut fields = Map::from_iter([("thread".to_owned(), thread.into())]);
             if let Some(place) = place {
-                let location = serde_json::json!({"reportLocation": {
-                    "filePath": place.file(),
-                    "lineNumber": place.line(),
-                    "functionName": thread,
-                }});
-                fields.insert("context".to_owned(), location);
+                fields.extend(failure::reported(place, message));
             }
-            json_line("CRITICAL", &format!("panicked: {message}"), fields)
+            json_line(
+                "CRITICAL",
+                &format!("drawoff has panicked: {message}"),
+                fields,
+            )
         }
     }
 }
@@ -257,6 +269,9 @@ impl Lines {
                 let mut line = painted(name, level, colour);
                 let _ = write!(line, ": {}", one_line(&clean(message)));
                 for (name, value) in fields {
+                    if entry::MACHINES.contains(&name) {
+                        continue;
+                    }
                     let value = match value {
                         Value::String(text) => match clean(&text) {
                             text if is_word(&text) => text,
@@ -316,6 +331,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
                 }
             }
         }
+        if let Some(at) = event_span(event, &context).and_then(|id| otlp::place(&id)) {
+            fields.0.insert(entry::TRACE_ID, at.trace_id().into());
+            fields.0.insert(entry::SPAN_ID, at.span_id().into());
+            fields.0.insert(entry::SAMPLED, at.sampled().into());
+        }
         event.record(&mut fields);
         let message = match fields.0.remove("message") {
             Some(Value::String(text)) => text,
@@ -326,9 +346,24 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 }
 
+/// Whether the lines of all runs of this process stand in traces.
+pub fn in_a_trace() -> bool {
+    otlp::exports_traces() || trace_of_process().is_some()
+}
+
+/// The innermost span around an event.
+fn event_span<S: Subscriber + for<'a> LookupSpan<'a>>(
+    event: &Event<'_>,
+    context: &Context<'_, S>,
+) -> Option<Id> {
+    context.event_span(event).map(|span| span.id())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use jiff::Timestamp;
 
     use super::*;
 
@@ -340,8 +375,8 @@ mod tests {
             format,
             Box::new(move |line| sink.lock().unwrap().push(redact::scrub(line))),
         );
-        let subscriber =
-            tracing_subscriber::registry().with(layer.with_filter(levels(format, verbosity)));
+        let subscriber = tracing_subscriber::registry()
+            .with(layer.with_filter(seen(format, levels(format, verbosity))));
         tracing::subscriber::with_default(subscriber, work);
         lines.lock().unwrap().clone()
     }

@@ -12,6 +12,8 @@ pub struct Meter {
     pub retries: AtomicU64,
     /// Answers that said "too many requests".
     pub throttled: AtomicU64,
+    /// Milliseconds that requests waited for the API's rate limit.
+    pub waited: AtomicU64,
     /// Bytes of bodies received, decompressed.
     pub bytes: AtomicU64,
     /// Pages read.

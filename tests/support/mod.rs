@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod clock;
+pub mod collector;
 pub mod emulator;
 pub mod fake_api;
 pub mod faults;

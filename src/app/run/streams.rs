@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::Run;
 use crate::app::lease::Holding;
@@ -12,7 +13,7 @@ use crate::connector::Stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::report::{Outcome, PUBLISH_LESS, Phase, RunReport, Share, StreamReport};
 use crate::state::RunRecord;
-use crate::telemetry::Meter;
+use crate::telemetry::{self, Meter, span};
 
 impl Run {
     /// All wanted streams, some at a time, and the record of what they did.
@@ -29,13 +30,15 @@ impl Run {
             .collect();
         for (stream, meter) in &meters {
             run.observer.set(&stream.name, meter, Phase::Queued);
+            telemetry::watch(&run.source.name, &stream.name, meter);
         }
         // Each in a task of its own, so that they share the processors.
         let mut reports: Vec<StreamReport> = futures::stream::iter(meters)
             .map(|(stream, meter)| {
                 let run = run.clone();
-                let task = tokio::spawn(async move { run.stream(&stream, &meter).await });
-                AbortOnDropHandle::new(task)
+                let span = span::stream(&stream.name);
+                let task = async move { run.stream(&stream, &meter).await };
+                AbortOnDropHandle::new(tokio::spawn(task.instrument(span)))
             })
             .buffered(run.streams)
             .map(|ended| {

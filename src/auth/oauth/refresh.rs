@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::endpoint::{Answered, Endpoint, Offer, Refusal};
 use crate::auth::keeper::Granted;
@@ -62,7 +63,7 @@ impl Refresh {
     pub async fn issue(self: &Arc<Self>, context: &CallContext) -> Result<Granted> {
         let (this, context) = (self.clone(), context.clone());
         // A task of its own: whoever waits for the token may go away, and this must not stop halfway.
-        let work = tokio::spawn(async move { this.exclusively(&context).await });
+        let work = tokio::spawn(async move { this.exclusively(&context).await }.in_current_span());
         work.await
             .map_err(|e| Error::new(ErrorKind::Bug, "renewing a token came to no end").source(e))?
     }

@@ -1,6 +1,8 @@
 //! The end of a slice: published with a checkpoint, or thrown away; and what the table is given before
 //! the next.
 
+use tracing::Instrument as _;
+
 use super::super::contract;
 use super::SliceWriter;
 use super::tally::{Cost, Tally};
@@ -9,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::grow::grow;
 use crate::schema::landing::Contract;
 use crate::state::{Checkpoint, CheckpointUpdate, SliceFacts};
-use crate::telemetry::Meter;
+use crate::telemetry::{Meter, span};
 
 impl SliceWriter {
     /// Publishes what is staged together with `checkpoint`.
@@ -55,7 +57,10 @@ impl SliceWriter {
                 cursor_after: cursor.clone(),
             },
         };
-        let published = slice.publish(&update).await?;
+        let published = slice
+            .publish(&update)
+            .instrument(span::publish(&open.span))
+            .await?;
         self.base.version += 1;
         self.cost = cost;
         self.saved = cursor;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::StreamRun;
 use crate::connector::CursorField;
@@ -48,9 +49,12 @@ impl StreamRun {
 
         let (found, mut inbox) = mpsc::channel::<Result<Found>>(256);
         let (chain, child) = (self.parents.clone(), endpoint.stream.clone());
-        let _lister = AbortOnDropHandle::new(tokio::spawn(async move {
-            partitions::list(chain, child, parent_bounds, found).await;
-        }));
+        let _lister = AbortOnDropHandle::new(tokio::spawn(
+            async move {
+                partitions::list(chain, child, parent_bounds, found).await;
+            }
+            .in_current_span(),
+        ));
 
         // The first pages of the next few partitions are asked for together; they come in order.
         let mut ahead: VecDeque<(Partition, Vec<Bounds>, Pages<'_>)> = VecDeque::new();

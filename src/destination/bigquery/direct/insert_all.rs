@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::super::BigQuery;
 use super::rows::{self, Row};
@@ -78,8 +79,9 @@ impl Sender {
                 refused.extend(self.ended().await?);
             }
             let (to, table, added) = (self.to.clone(), self.table.clone(), self.added.clone());
-            self.under_way
-                .spawn(async move { insert(&to, &table, request, added.as_ref()).await });
+            self.under_way.spawn(
+                async move { insert(&to, &table, request, added.as_ref()).await }.in_current_span(),
+            );
         }
         Ok(refused)
     }
