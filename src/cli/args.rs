@@ -14,7 +14,7 @@ use clap::{
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::Targets;
 
-use super::{auth, check, connectors, lint, preview, run, schema, secrets, serve};
+use super::{auth, check, connectors, deploy, lint, preview, run, schema, secrets, serve};
 use crate::config::{self, Environment};
 use crate::settings::Overrides;
 use crate::telemetry::log;
@@ -112,6 +112,8 @@ pub enum Command {
     Serve(serve::ServeArgs),
     /// Print a table's schema in BigQuery's JSON format, or infer it from real pages
     Schema(schema::SchemaArgs),
+    /// Print the commands that put a source on a schedule in Cloud Run; runs none of them
+    Deploy(deploy::DeployArgs),
 }
 
 impl Cli {
