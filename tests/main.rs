@@ -11,6 +11,7 @@ mod connectors;
 mod contracts;
 mod demo_api;
 mod demo_connector;
+mod deploy;
 mod destinations;
 mod docs;
 mod end_to_end;

@@ -80,8 +80,12 @@ impl App {
     pub fn deployment(&self, source: &str, dataset: Option<&str>) -> Result<Deployment> {
         let config = self.settings.source(source)?;
         let project = self.settings.project.clone().ok_or_else(|| {
-            Error::config(format!("nothing says which project source `{source}` is to run in"))
-                .hint(format!("name it with `--project`, or as `project` in `{FILE}`"))
+            Error::config(format!(
+                "nothing says which project source `{source}` is to run in"
+            ))
+            .hint(format!(
+                "name it with `--project`, or as `project` in `{FILE}`"
+            ))
         })?;
         let demo = config.connector.name == DEMO && config.base_url.is_none();
         let secrets = match demo {
@@ -141,7 +145,9 @@ impl App {
                     config.name,
                     ca.display()
                 ))
-                .hint(format!("keep it in the folder of `{FILE}` or below: that is what goes into the image"))
+                .hint(format!(
+                    "keep it in the folder of `{FILE}` or below: that is what goes into the image"
+                ))
             })?;
             files.push(Needed {
                 here: ca.clone(),

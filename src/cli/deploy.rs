@@ -103,7 +103,9 @@ fn region(text: &str) -> Result<String, String> {
 fn cron(text: &str) -> Result<String, String> {
     match text.split_whitespace().count() == 5 && !text.contains(char::is_control) {
         true => Ok(text.to_owned()),
-        false => Err("want five fields, minute, hour, day, month and weekday: 0 3 * * *".to_owned()),
+        false => {
+            Err("want five fields, minute, hour, day, month and weekday: 0 3 * * *".to_owned())
+        }
     }
 }
 
@@ -112,7 +114,10 @@ fn image(text: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
     match text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(good) {
         true => Ok(text.to_owned()),
-        false => Err("want an image's name like europe-docker.pkg.dev/project/repository/drawoff:0.1.0".to_owned()),
+        false => Err(
+            "want an image's name like europe-docker.pkg.dev/project/repository/drawoff:0.1.0"
+                .to_owned(),
+        ),
     }
 }
 
@@ -238,7 +243,10 @@ fn accounts_domain(project: &str) -> String {
 }
 
 fn registry(project: &str, region: &str) -> String {
-    format!("{region}-docker.pkg.dev/{}/drawoff", project.replace(':', "/"))
+    format!(
+        "{region}-docker.pkg.dev/{}/drawoff",
+        project.replace(':', "/")
+    )
 }
 
 /// A name that Google takes, made of the source's: lower case, digits and `-`. One that is too long ends
@@ -294,7 +302,11 @@ fn variables(deployment: &Deployment) -> Vec<String> {
     for (name, value) in optional {
         all.extend(value.as_ref().map(|value| format!("{name}={value}")));
     }
-    if deployment.files.iter().any(|f| f.there == Path::new("connectors")) {
+    if deployment
+        .files
+        .iter()
+        .any(|f| f.there == Path::new("connectors"))
+    {
         all.push(format!("{}={IMAGE_FOLDER}/connectors", config::CONNECTORS));
     }
     let given = deployment.variables.iter();
@@ -327,10 +339,15 @@ fn secret(kept: &KeptSecret, deployment: &Deployment) -> String {
     let mut text = format!("secret_is_there {place} ||\n    {create}\n{accessor}");
     if kept.turnover != Turnover::ByHand {
         // A run stores the token that comes in place of the one it used.
-        let _ = writeln!(text, "grant_secret roles/secretmanager.secretVersionAdder {place}");
+        let _ = writeln!(
+            text,
+            "grant_secret roles/secretmanager.secretVersionAdder {place}"
+        );
     }
     let fill = match kept.turnover {
-        Turnover::ByLogin => "drawoff auth login --source=\"$SOURCE\" --project=\"$PROJECT\"".to_owned(),
+        Turnover::ByLogin => {
+            "drawoff auth login --source=\"$SOURCE\" --project=\"$PROJECT\"".to_owned()
+        }
         _ => format!(
             "drawoff secrets set --project=\"$PROJECT\" -- \"$SOURCE\" {}",
             shell(&kept.key)
@@ -382,7 +399,11 @@ fn derived(deployment: &Deployment, registry: &str, job: &str) -> String {
         let there = Path::new("work").join(&file.there);
         if let Some(folder) = file.there.parent().filter(|p| !p.as_os_str().is_empty()) {
             let folder = Path::new("work").join(folder);
-            let _ = writeln!(text, "mkdir -p \"$context\"/{}", shell(&folder.to_string_lossy()));
+            let _ = writeln!(
+                text,
+                "mkdir -p \"$context\"/{}",
+                shell(&folder.to_string_lossy())
+            );
         }
         let _ = writeln!(
             text,
