@@ -128,8 +128,9 @@ pub fn known_to_google(calls: &[Call]) {
         // They ask a person.
         .filter(|call| !call.iter().any(|word| word == "login"))
         .collect();
-    wanted.sort();
-    wanted.dedup();
+    // One of those that differ in values only.
+    wanted.sort_by_key(|call| grammar(call));
+    wanted.dedup_by_key(|call| grammar(call));
     let next = std::sync::Mutex::new(wanted.into_iter());
     let wrong = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -155,6 +156,14 @@ pub fn known_to_google(calls: &[Call]) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A call without the values of its flags, and without what is no flag but for the command's name.
+fn grammar(call: &Call) -> Vec<String> {
+    let flags = call.iter().filter(|word| word.starts_with('-'));
+    let flags = flags.map(|flag| flag.split('=').next().unwrap_or_default().to_owned());
+    let words = call.iter().filter(|word| !word.starts_with('-')).take(4);
+    words.cloned().chain(flags).collect()
+}
+
 /// What the real program complains of.
 fn refusal(call: &Call) -> String {
     let home = tempfile::tempdir().unwrap();
@@ -165,9 +174,14 @@ fn refusal(call: &Call) -> String {
             .args(["--api", "http://127.0.0.1:1"])
             .env("CLOUDSDK_AUTH_ACCESS_TOKEN", "none");
     }
-    // Sources are looked for before the account.
+    // What is to be built is looked for before the account.
+    std::fs::write(home.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+    let mut words = call[1..].to_vec();
+    if words.starts_with(&["builds".to_owned(), "submit".to_owned()]) {
+        words[2] = ".".to_owned();
+    }
     let output = command
-        .args(&call[1..])
+        .args(&words)
         .current_dir(home.path())
         .env("HOME", home.path())
         .env("CLOUDSDK_CONFIG", home.path())
