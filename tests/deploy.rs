@@ -468,3 +468,133 @@ fn terraform_is_written_as_terraform_writes_it() {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+/// Runs every command of a page, in a folder that looks like drawoff's sources.
+fn run_page(path: &str) -> Vec<Call> {
+    let bench = Bench::new();
+    clone(&bench);
+    // Somebody reads; nobody is there to.
+    let script = format!(
+        "set -eu\nless() {{ cat \"$1\"; }}\nmkdir -p acme\n{}",
+        commands(&page(path))
+    );
+    StandIns::new().run(&script, &bench.path(""), false)
+}
+
+#[test]
+fn the_page_goes_from_a_clone_to_a_job() {
+    let all = run_page("docs/deploy.md");
+    let printed = calls(&all, "drawoff deploy");
+    assert_eq!(printed.len(), 1);
+    has_all(
+        printed[0],
+        &["--print", "acme", "my-project", "europe-west1", "0 3 * * *"],
+    );
+    the(&all, "gcloud run jobs execute", "--tasks=8");
+    the(&all, "kubectl create", "configmap");
+    known_to_google(&all);
+}
+
+#[test]
+fn the_ten_commands_say_what_the_script_says() {
+    let all = run_page("deploy/gcloud.md");
+    assert_eq!(calls(&all, "gcloud iam service-accounts create").len(), 2);
+    assert_eq!(calls(&all, "drawoff secrets set").len(), 2);
+    has_all(
+        the(&all, "gcloud scheduler jobs create http", "drawoff-acme"),
+        &[
+            "--uri=https://run.googleapis.com/v2/projects/my-project/locations/europe-west1/jobs/drawoff-acme:run",
+            "--oauth-service-account-email=drawoff-acme-start@my-project.iam.gserviceaccount.com",
+        ],
+    );
+    for call in calls(&all, "gcloud alpha monitoring policies create") {
+        let policy = call
+            .iter()
+            .find_map(|w| w.strip_prefix("--policy="))
+            .unwrap();
+        serde_json::from_str::<serde_json::Value>(policy).unwrap();
+    }
+    known_to_google(&all);
+}
+
+#[tokio::test]
+async fn what_the_page_deploys_can_be_deployed() {
+    let text = page("docs/deploy.md");
+    let file = |name: &str| {
+        let begin = format!("cat > {name} <<");
+        let rest = text
+            .split_once(&begin)
+            .unwrap()
+            .1
+            .split_once('\n')
+            .unwrap()
+            .1;
+        rest.split_once("\nYAML\n")
+            .unwrap()
+            .0
+            .replace("$PROJECT", "my-project")
+    };
+    let bench = Bench::with("acme", &file("connectors/acme.yaml"));
+    bench.write("drawoff.yaml", &file("drawoff.yaml"));
+    let line = text
+        .lines()
+        .find(|l| l.starts_with("drawoff deploy --print"))
+        .unwrap();
+    let line = line
+        .split_once(" > ")
+        .unwrap()
+        .0
+        .replace("\"$PROJECT\"", "p")
+        .replace("\"$REGION\"", "r");
+    let line = line.replace("\"0 3 * * *\"", "0_3_*_*_*");
+    let args: Vec<String> = line
+        .split(' ')
+        .skip(1)
+        .map(|w| w.replace('_', " "))
+        .collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    bench
+        .run(&args)
+        .await
+        .exits(0)
+        .says("JOB=drawoff-acme\n")
+        .says("LOCATION=EU\n");
+}
+
+#[test]
+fn the_kubernetes_job_counts_its_tasks_and_knows_the_exit_codes() {
+    let yaml = page("deploy/kubernetes/job.yaml");
+    let after = |key: &str| {
+        let rest = yaml
+            .split_once(key)
+            .unwrap_or_else(|| panic!("no `{key}`"))
+            .1;
+        rest.trim_start()
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .trim_matches('"')
+            .to_owned()
+    };
+    assert_eq!(after("completionMode:"), "Indexed");
+    assert_eq!(after("completions:"), after("parallelism:"));
+    assert_eq!(
+        after("completions:"),
+        after("name: DRAWOFF_TASK_COUNT\n              value:")
+    );
+    for (action, code) in [("FailJob", "[2]"), ("FailIndex", "[1]")] {
+        let rule = yaml.split_once(&format!("action: {action}")).unwrap().1;
+        assert_eq!(
+            rule.split_once("values: ").unwrap().1.lines().next(),
+            Some(code)
+        );
+    }
+    assert!(yaml.contains("fieldPath: metadata.labels['batch.kubernetes.io/job-name']"));
+    assert!(yaml.contains("readOnlyRootFilesystem: true") && yaml.contains("runAsUser: 65532"));
+    assert!(
+        after("terminationGracePeriodSeconds:")
+            .parse::<u32>()
+            .unwrap()
+            > 10
+    );
+}

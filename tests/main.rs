@@ -26,6 +26,7 @@ mod google_stand_in;
 mod google_tokens;
 mod grants;
 mod http;
+mod image;
 mod kept_rows;
 mod lint_cli;
 mod logging;

@@ -136,12 +136,43 @@ resource "google_bigquery_data_transfer_config" "freshness" {
     SQL
   }
 
-  email_preferences {
-    enable_failure_email = true
-  }
-
   depends_on = [
     google_bigquery_dataset_iam_member.watcher_reads,
     google_project_iam_member.watcher_queries,
   ]
+}
+
+resource "google_monitoring_alert_policy" "not_fresh" {
+  count = var.fresh_within_hours == null ? 0 : 1
+
+  project               = var.project
+  display_name          = "${var.name} is not fresh"
+  combiner              = "OR"
+  notification_channels = [for channel in google_monitoring_notification_channel.emails : channel.id]
+
+  conditions {
+    display_name = "the query that watches it failed"
+
+    condition_matched_log {
+      filter = join(" AND ", [
+        "resource.type = \"bigquery_dts_config\"",
+        # The last part of projects/…/locations/…/transferConfigs/ID.
+        "resource.labels.config_id = \"${reverse(split("/", google_bigquery_data_transfer_config.freshness[0].name))[0]}\"",
+        "severity >= ERROR",
+      ])
+    }
+  }
+
+  alert_strategy {
+    auto_close = "86400s"
+
+    notification_rate_limit {
+      period = "3600s"
+    }
+  }
+
+  documentation {
+    mime_type = "text/markdown"
+    content   = "The entry names the streams that were not loaded to their end in time. `_drawoff_runs` says how their last runs ended."
+  }
 }

@@ -176,7 +176,7 @@ variable "alert_emails" {
 }
 
 variable "fresh_within_hours" {
-  description = "A scheduled query fails, and sends mail to its owner, when a stream was not loaded to its end for so many hours; null: there is none. Only once the first run has made _drawoff_runs."
+  description = "An alert fires when a stream was not loaded to its end for so many hours: a query watches that every hour; null: there is none. Set it once the first run has made the table _drawoff_runs."
   type        = number
   default     = null
 
