@@ -8,6 +8,9 @@ use std::process::Command;
 use crate::support::binary::{Bench, Ran};
 use crate::support::stand_ins::{Call, StandIns, commands, has, known_to_google};
 
+/// Pages whose commands are tried.
+const PAGES: [&str; 2] = ["docs/deploy.md", "deploy/gcloud.md"];
+
 const ACME: &str = "title: Acme\nconfig:\n  companyid: {description: Organisation, secret: true}\n  \
      token: {description: Token, secret: true}\n  extra: {description: Extra, secret: true, optional: true}\n  \
      start: {description: First day, default: \"2020-01-01\"}\n\
@@ -431,13 +434,16 @@ async fn what_could_not_run_there_is_refused() {
 }
 
 #[tokio::test]
-async fn google_knows_every_flag_of_the_script() {
+async fn google_knows_every_command_of_the_script_and_the_pages() {
     let bench = acme();
     clone(&bench);
     let script = deploy(&bench, &[]).await.exits(0).stdout;
     let stand_ins = StandIns::new();
     let mut all = stand_ins.run(&script, &bench.path(""), false);
     all.extend(stand_ins.run(&script, &bench.path(""), true));
+    for page in PAGES {
+        all.extend(run_page(page));
+    }
     tokio::task::spawn_blocking(move || known_to_google(&all))
         .await
         .unwrap();
@@ -483,7 +489,7 @@ fn run_page(path: &str) -> Vec<Call> {
 
 #[test]
 fn the_page_goes_from_a_clone_to_a_job() {
-    let all = run_page("docs/deploy.md");
+    let all = run_page(PAGES[0]);
     let printed = calls(&all, "drawoff deploy");
     assert_eq!(printed.len(), 1);
     has_all(
@@ -492,12 +498,11 @@ fn the_page_goes_from_a_clone_to_a_job() {
     );
     the(&all, "gcloud run jobs execute", "--tasks=8");
     the(&all, "kubectl create", "configmap");
-    known_to_google(&all);
 }
 
 #[test]
 fn the_ten_commands_say_what_the_script_says() {
-    let all = run_page("deploy/gcloud.md");
+    let all = run_page(PAGES[1]);
     assert_eq!(calls(&all, "gcloud iam service-accounts create").len(), 2);
     assert_eq!(calls(&all, "drawoff secrets set").len(), 2);
     has_all(
@@ -514,7 +519,6 @@ fn the_ten_commands_say_what_the_script_says() {
             .unwrap();
         serde_json::from_str::<serde_json::Value>(policy).unwrap();
     }
-    known_to_google(&all);
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ variable "dataset" {
   type        = string
 
   validation {
-    condition     = can(regex("^[A-Za-z0-9_]{1,1024}$", var.dataset))
+    condition     = can(regex("^[A-Za-z0-9_]+$", var.dataset)) && length(var.dataset) <= 1024
     error_message = "A dataset's id has letters, digits and underscores."
   }
 }

@@ -41,6 +41,7 @@ Examples:
   drawoff secrets set acme token                     store a secret, typed unseen
   drawoff auth login --source acme                   log in in a browser, for APIs that want that
   drawoff lint connectors/acme.yaml                  is the connector well written?
+  drawoff deploy --print --source acme --region …    the commands that put it on a schedule
 
 Destinations:
   sqlite:FILE                 SQLite database (default: sqlite:drawoff.db)

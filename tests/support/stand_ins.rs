@@ -10,6 +10,7 @@ use tempfile::TempDir;
 const STAND_IN: &str = r#"#!/usr/bin/env bash
 { printf '%s\0' "${0##*/}" "$@"; printf '\036'; } >> "$CALLS"
 case "${0##*/} $*" in
+    "gcloud run services describe"*) echo https://drawoff-acme-abc-ew.a.run.app ;;
     *" describe "*) [ "$EVERYTHING_IS_THERE" = yes ] ;;
     *" list "* | *" list") if [ "$EVERYTHING_IS_THERE" = yes ]; then echo 1; fi ;;
     bq*" show "*) echo '{"kind": "bigquery#dataset", "location": "EU"}' ;;
@@ -131,6 +132,9 @@ pub fn known_to_google(calls: &[Call]) {
     // One of those that differ in values only.
     wanted.sort_by_key(|call| grammar(call));
     wanted.dedup_by_key(|call| grammar(call));
+    let home = tempfile::tempdir().unwrap();
+    // What is to be built is looked for before the account.
+    std::fs::write(home.path().join("Dockerfile"), "FROM scratch\n").unwrap();
     let next = std::sync::Mutex::new(wanted.into_iter());
     let wrong = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -140,7 +144,7 @@ pub fn known_to_google(calls: &[Call]) {
                     let Some(call) = next.lock().unwrap().next() else {
                         break;
                     };
-                    let said = refusal(call);
+                    let said = refusal(call, home.path());
                     let known = [
                         "do not currently have an active account selected",
                         "Connection refused",
@@ -165,8 +169,7 @@ fn grammar(call: &Call) -> Vec<String> {
 }
 
 /// What the real program complains of.
-fn refusal(call: &Call) -> String {
-    let home = tempfile::tempdir().unwrap();
+fn refusal(call: &Call, home: &Path) -> String {
     let mut command = Command::new(&call[0]);
     if call[0] == "bq" {
         // It would ask for an account before it looks at its flags.
@@ -174,17 +177,15 @@ fn refusal(call: &Call) -> String {
             .args(["--api", "http://127.0.0.1:1"])
             .env("CLOUDSDK_AUTH_ACCESS_TOKEN", "none");
     }
-    // What is to be built is looked for before the account.
-    std::fs::write(home.path().join("Dockerfile"), "FROM scratch\n").unwrap();
     let mut words = call[1..].to_vec();
     if words.starts_with(&["builds".to_owned(), "submit".to_owned()]) {
         words[2] = ".".to_owned();
     }
     let output = command
         .args(&words)
-        .current_dir(home.path())
-        .env("HOME", home.path())
-        .env("CLOUDSDK_CONFIG", home.path())
+        .current_dir(home)
+        .env("HOME", home)
+        .env("CLOUDSDK_CONFIG", home)
         .env("CLOUDSDK_CORE_DISABLE_PROMPTS", "1")
         .env("CLOUDSDK_CORE_CHECK_GCE_METADATA", "false")
         .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true")
