@@ -573,8 +573,7 @@ fn the_kubernetes_job_counts_its_tasks_and_knows_the_exit_codes() {
             .split_once(key)
             .unwrap_or_else(|| panic!("no `{key}`"))
             .1;
-        rest.trim_start()
-            .split_whitespace()
+        rest.split_whitespace()
             .next()
             .unwrap()
             .trim_matches('"')

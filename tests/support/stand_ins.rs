@@ -59,7 +59,8 @@ impl StandIns {
     pub fn run(&self, script: &str, folder: &Path, everything_is_there: bool) -> Vec<Call> {
         let calls = self.folder.path().join("calls");
         let _ = std::fs::remove_file(&calls);
-        let path = std::env::var("PATH").unwrap();
+        let path = std::env::var_os("PATH").unwrap();
+        let path = path.display();
         let output = Command::new("bash")
             .args(["-c", script, "bash"])
             .current_dir(folder)
