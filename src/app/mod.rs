@@ -1,6 +1,7 @@
 //! The one module that knows every implementation, and wires them: sources, destinations, secrets.
 
 mod credentials;
+mod deploy;
 mod inspect;
 mod lease;
 mod login;
@@ -10,6 +11,7 @@ mod run;
 mod secrets;
 mod vault;
 
+pub use deploy::{Deployment, KeptSecret, Needed, Turnover};
 pub use inspect::Preview;
 pub use login::{LoginOptions, LoginShown, LogoutOptions};
 pub use run::RunOptions;

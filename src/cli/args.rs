@@ -14,7 +14,7 @@ use clap::{
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::{auth, check, connectors, lint, preview, run, schema, secrets, serve};
+use super::{auth, check, connectors, deploy, lint, preview, run, schema, secrets, serve};
 use crate::config::{self, Environment};
 use crate::settings::Overrides;
 use crate::telemetry::log;
@@ -42,6 +42,7 @@ Examples:
   drawoff secrets set acme token                     store a secret, typed unseen
   drawoff auth login --source acme                   log in in a browser, for APIs that want that
   drawoff lint connectors/acme.yaml                  is the connector well written?
+  drawoff deploy --print --source acme --region …    the commands that put it on a schedule
 
 Destinations:
   sqlite:FILE                 SQLite database (default: sqlite:drawoff.db)
@@ -113,6 +114,8 @@ pub enum Command {
     Serve(serve::ServeArgs),
     /// Print a table's schema in BigQuery's JSON format, or infer it from real pages
     Schema(schema::SchemaArgs),
+    /// Print the commands that put a source on a schedule in Cloud Run; runs none of them
+    Deploy(deploy::DeployArgs),
 }
 
 impl Cli {

@@ -19,7 +19,7 @@ use super::secrets::{self, SecretsCommand};
 use super::sources::Endings;
 use super::style::Paint;
 use super::terminal::Before;
-use super::{check, connectors, lint, preview, report, schema, summary};
+use super::{check, connectors, deploy, lint, preview, report, schema, summary};
 use crate::app::{App, LoginShown, RunOptions, SecretRow};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Environment;
@@ -265,6 +265,12 @@ async fn dispatch(cli: Cli, around: Surroundings) -> Result<u8> {
             print(&schema::render(
                 &app.schema(&args.source, &args.stream, pages).await?,
             ))
+        }
+        Some(Command::Deploy(args)) => {
+            args.must_print()?;
+            let app = app(args.overrides(global))?;
+            let deployment = app.deployment(&args.source, args.dataset.as_deref())?;
+            print(&deploy::script(&deployment, args)?)
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod args;
 pub mod auth;
 pub mod check;
 pub mod connectors;
+pub mod deploy;
 mod dispatch;
 pub mod lint;
 pub mod login;

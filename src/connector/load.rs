@@ -47,6 +47,11 @@ impl Catalog {
         Self { folder }
     }
 
+    /// The folder that is searched before the embedded connectors.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
     /// Every connector's name, sorted.
     ///
     /// # Errors

@@ -15,5 +15,6 @@ pub mod oidc;
 pub mod plain_http;
 pub mod rows;
 pub mod shop;
+pub mod stand_ins;
 pub mod tables;
 pub mod tls;
