@@ -283,6 +283,7 @@ async fn disturbed(bench: &Bench, place: &Place, execution: &str, longest: Durat
     killed
 }
 
+#[allow(clippy::disallowed_methods)]
 fn rounds(usual: usize) -> usize {
     let given = std::env::var("SHARD_ROUNDS").ok();
     given.map_or(usual, |n| n.parse().unwrap())

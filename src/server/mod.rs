@@ -137,7 +137,12 @@ async fn pace(State(service): State<Arc<Service>>, request: Request, next: Next)
 }
 
 async fn run(State(service): State<Arc<Service>>, request: Request) -> Response {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let header = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
     let trace = TraceContext::of_request(header);
     let span = span::request(&Method::POST, request.uri().path(), trace);
     if trace.is_some() || log::in_a_trace() {

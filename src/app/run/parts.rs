@@ -34,7 +34,7 @@ enum Work {
     /// The stream cannot be split.
     Whole,
     /// Parts of it.
-    Parts(Place, Split),
+    Parts(Box<(Place, Split)>),
     /// All of it is read.
     Nothing,
 }
@@ -58,7 +58,7 @@ impl Run {
         let (place, split) = match self.join(&ready, shard, &lot, meter).await? {
             Work::Whole => return self.draw_alone(stream, shard, &lot, meter, found).await,
             Work::Nothing => return Ok(Share::Nothing),
-            Work::Parts(place, split) => (place, split),
+            Work::Parts(parts) => *parts,
         };
         found.see(&place);
         let read = self
@@ -128,7 +128,7 @@ impl Run {
         if let Some(split) = open_split(&place, ready)
             && self.destination.existing(&ready.spec.name).await?.is_some()
         {
-            return Ok(Work::Parts(place, split));
+            return Ok(Work::Parts(Box::new((place, split))));
         }
         let held = self.wait_for(lot).await?;
         let work = self.split(ready, shard, lot, meter).await;
@@ -153,7 +153,7 @@ impl Run {
         let place = self.place(ready, &stored);
         let before = place.published();
         if let Some(split) = open_split(&place, ready) {
-            return Ok(Work::Parts(place, split));
+            return Ok(Work::Parts(Box::new((place, split))));
         }
         self.tidy(&place, &stored).await?;
         let same = |s: &Split| s.ended && s.execution.is_some() && s.execution == self.execution;
@@ -197,7 +197,7 @@ impl Run {
             }),
             ..self.place(ready, &stored)
         };
-        Ok(Work::Parts(place, split))
+        Ok(Work::Parts(Box::new((place, split))))
     }
 
     /// Reads this task's parts of a split stream, one after the other, each under a lease of its own, or all
