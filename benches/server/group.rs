@@ -14,6 +14,7 @@ impl Group {
     ///
     /// # Panics
     /// Where none can be made, saying what it takes.
+    #[allow(clippy::panic)]
     pub fn new(bytes: u64) -> Self {
         let root = Path::new("/sys/fs/cgroup");
         let (root, limit, swap, most) = match root.join("memory/memory.limit_in_bytes").exists() {
