@@ -163,14 +163,14 @@ impl Bench {
     pub fn spawn_in_a_group(&self, args: &[&str]) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_drawoff"));
         command.args(args).process_group(0);
-        self.start_command(command, Stdio::null())
+        self.start_command(command, &[], Stdio::null())
     }
 
     /// Starts the program as a container does: in a session of its own, without a terminal.
     pub fn spawn_in_a_session(&self, args: &[&str]) -> Running {
         let mut command = Command::new("setsid");
         command.arg(env!("CARGO_BIN_EXE_drawoff")).args(args);
-        self.start_command(command, Stdio::null())
+        self.start_command(command, &[], Stdio::null())
     }
 
     /// Starts the program with somebody at its standard input.
@@ -181,10 +181,15 @@ impl Bench {
     fn start(&self, args: &[&str], environment: &[(&str, &str)], input: Stdio) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_drawoff"));
         command.args(args);
-        self.start_command(command, input)
+        self.start_command(command, environment, input)
     }
 
-    fn start_command(&self, mut command: Command, input: Stdio) -> Running {
+    fn start_command(
+        &self,
+        mut command: Command,
+        environment: &[(&str, &str)],
+        input: Stdio,
+    ) -> Running {
         command
             .current_dir(self.folder.path())
             .env_clear()
