@@ -232,14 +232,16 @@ async fn a_retried_task_follows_its_first_attempt() {
         false => served.serve(request),
     })
     .await;
-    let task = |index: &str, attempt: &str| {
+    let task = |execution: &str, attempt: &str| {
         bench(&api, "")
-            .env("CLOUD_RUN_EXECUTION", "drawoff-x7k2p")
-            .env("CLOUD_RUN_TASK_INDEX", index)
+            .env("CLOUD_RUN_EXECUTION", execution)
+            .env("CLOUD_RUN_TASK_INDEX", "0")
+            .env("CLOUD_RUN_TASK_COUNT", "1")
             .env("CLOUD_RUN_TASK_ATTEMPT", attempt)
     };
     let args = ["--source", "shop", "--destination", &name];
-    let (one, other, two) = (task("0", "0"), task("1", "1"), task("0", "1"));
+    let (mine, others) = ("drawoff-x7k2p", "drawoff-q3m8c");
+    let (one, other, two) = (task(mine, "0"), task(others, "1"), task(mine, "1"));
     let mut first = one.spawn(&args);
     assert!(first.until(|| api.count() > 0).await);
     stuck.store(false, Ordering::SeqCst);
