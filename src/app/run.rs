@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::App;
-use super::lease::Leases;
+use super::lease::{Holding, Leases};
 use super::open::OpenSource;
 use super::places::{self, Dry, Place};
 use crate::clock::SharedClock;
@@ -171,32 +171,11 @@ impl App {
         // The tasks of a run take leases of its parts.
         let lease = match options.dry_run || options.shard.is_some() {
             true => None,
-            false => {
-                Some(leases.take(&source.name, cancel.clone()).await.map_err(
-                    |e| match e.kind() {
-                        ErrorKind::State => e,
-                        _ => e.context(format!(
-                            "could not take the lease of source `{}` in {}",
-                            source.name,
-                            destination.describe()
-                        )),
-                    },
-                )?)
-            }
+            false => Some(whole(&leases, &source.name, &*destination, cancel.clone()).await?),
         };
         // Looked for under the lease: whoever held it before has stored what it did.
         if let (Some(trigger), Some(_)) = (&options.trigger, &lease) {
-            let before = match destination.triggered(&source.name, trigger).await {
-                Ok(records) => Ok(RunReport::repeated(
-                    records,
-                    wanted.len(),
-                    &destination.describe(),
-                )),
-                Err(e) => Err(e.context(format!(
-                    "could not tell whether source `{}` was run for this already",
-                    source.name
-                ))),
-            };
+            let before = repeated(trigger, &source.name, wanted.len(), &*destination).await;
             if let Some(report) = before.transpose() {
                 if let Some(lease) = lease {
                     lease.end().await;
@@ -251,6 +230,42 @@ impl App {
             name: text.to_owned(),
         }))
     }
+}
+
+/// Takes the lease of a whole source.
+async fn whole(
+    leases: &Leases,
+    source: &str,
+    destination: &dyn Destination,
+    stop: CancellationToken,
+) -> Result<Holding> {
+    let taken = leases.take(source, stop).await;
+    taken.map_err(|e| match e.kind() {
+        ErrorKind::State => e,
+        _ => e.context(format!(
+            "could not take the lease of source `{source}` in {}",
+            destination.describe()
+        )),
+    })
+}
+
+/// What the run came to that was started for the same before, if there was one that has ended well.
+async fn repeated(
+    trigger: &str,
+    source: &str,
+    streams: usize,
+    destination: &dyn Destination,
+) -> Result<Option<RunReport>> {
+    let records = destination.triggered(source, trigger).await.map_err(|e| {
+        e.context(format!(
+            "could not tell whether source `{source}` was run for this already"
+        ))
+    })?;
+    Ok(RunReport::repeated(
+        records,
+        streams,
+        &destination.describe(),
+    ))
 }
 
 /// The name of the execution that this process is a task of.
