@@ -2,7 +2,7 @@
 //! variables name one. Else nothing here does anything.
 //!
 //! Never in the way of a run: what cannot be exported is one warning, and the end waits no longer than
-//! [`LAST_EXPORT`].
+//! `LAST_EXPORT`.
 //!
 //! | module | owns |
 //! |---|---|
