@@ -1105,6 +1105,41 @@ pub async fn leases(place: &dyn Place) {
     let lost = late.publish(&update(1, "a")).await.unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::State, "{lost:?}");
 
+    // A part's and its source's exclude each other; two parts do not.
+    let (one, two) = (lease("src#x 1", "p1"), lease("src#x 2", "p2"));
+    let Acquired::Theirs(held) = here.acquire(&one).await.unwrap() else {
+        panic!("its source is at work")
+    };
+    assert_eq!(held.run_id, "b");
+    there.release(&b).await.unwrap();
+    assert_eq!(here.acquire(&one).await.unwrap(), free);
+    assert_eq!(there.acquire(&two).await.unwrap(), free);
+    assert_eq!(there.acquire(&lease("src2", "q")).await.unwrap(), free);
+    let Acquired::Theirs(held) = there.acquire(&b).await.unwrap() else {
+        panic!("its parts are at work")
+    };
+    assert!(["p1", "p2"].contains(&held.run_id.as_str()));
+    let knowing = Lease {
+        over: vec!["p1".into(), "p2".into()],
+        ..b.clone()
+    };
+    assert!(matches!(
+        there.acquire(&knowing).await.unwrap(),
+        Acquired::Ours { .. }
+    ));
+    let table_of = |lease: &str, run: &str| CheckpointUpdate {
+        lease: lease.to_owned(),
+        ..update(1, run)
+    };
+    let late = staged(&*here, &table, "s3", &[&rows]).await;
+    let lost = late.publish(&table_of("src#x 1", "p2")).await.unwrap_err();
+    assert!(
+        lost.chain().contains("stream `x 1` of source `src`"),
+        "{lost:?}"
+    );
+    here.release(&one).await.unwrap();
+    there.release(&two).await.unwrap();
+
     // Known to have ended.
     let mut c = lease("src", "c");
     c.over = vec!["b".into()];

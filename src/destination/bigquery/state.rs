@@ -124,7 +124,8 @@ impl StateStore for BigQuery {
             }
             let other = row.and_then(|row| held(row, "by_"));
             match row.and_then(|row| held(row, "")) {
-                Some(now) if now.run_id == lease.run_id => {
+                // Its id alone may be from before.
+                Some(now) if now.run_id == lease.run_id && other.is_none() => {
                     let was = row.and_then(|row| held(row, "was_"));
                     return Ok(Acquired::Ours {
                         before: was
