@@ -22,8 +22,8 @@ use crate::pipeline::split::{Part, Way};
 use crate::state::{Checkpoint, CheckpointKey, SavedCheckpoint, Split, part_lease};
 use crate::telemetry::Meter;
 
-/// Beyond the time that a dead task's lease holds, how long one waits until another task has split or joined
-/// a stream.
+/// Beyond the time that a dead task's lease holds, how long one waits for it, or until another task has split
+/// or joined a stream.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Checkpoints as stored.
@@ -111,7 +111,7 @@ impl Run {
         if !shard.owns(self.number(stream), 0) {
             return Ok(Share::Nothing);
         }
-        let held = self.leases.take(&lot.lease, lot.stop.clone()).await?;
+        let held = self.wait_for(lot).await?;
         let drawn = self.draw_all(stream, lot, meter, found).await;
         end(held, drawn).await
     }
@@ -225,7 +225,7 @@ impl Run {
             return Ok(false);
         }
         self.prepare(ready, meter).await?;
-        let mut busy: Option<Error> = None;
+        let mut busy = Vec::new();
         for (key, part) in left {
             if let Some(lot) = whole {
                 self.read_part(ready, place, split, (key, part), lot, meter)
@@ -235,9 +235,9 @@ impl Run {
             let lot = self.lot(&key.stream);
             let held = match self.leases.take(&lot.lease, lot.stop.clone()).await {
                 Ok(held) => held,
-                // The others need not wait for it.
+                // An earlier attempt's, most likely; the other parts need not wait for it.
                 Err(e) if e.kind() == ErrorKind::State && e.is_transient() => {
-                    busy.get_or_insert(e);
+                    busy.push((key, part, lot));
                     continue;
                 }
                 Err(e) => return Err(e),
@@ -247,7 +247,14 @@ impl Run {
                 .await;
             end(held, read).await?;
         }
-        busy.map_or(Ok(true), Err)
+        for (key, part, lot) in busy {
+            let held = self.wait_for(&lot).await?;
+            let read = self
+                .read_part(ready, place, split, (key, part), &lot, meter)
+                .await;
+            end(held, read).await?;
+        }
+        Ok(true)
     }
 
     async fn read_part(
