@@ -88,7 +88,9 @@ async fn a_run_is_asked_for_and_its_answer_says_what_came_of_it() {
     let api = FakeApi::start(|request| page(&three(), request)).await;
     let bench = shop(&api);
     let served = Served::start(&bench, &[]).await;
-    assert_eq!(served.get("/healthz").await, (200, json!({"status": "ok"})));
+    for path in ["/healthz", "/health"] {
+        assert_eq!(served.get(path).await, (200, json!({"status": "ok"})));
+    }
 
     let (status, body) = served.run(r#"{"source": "shop"}"#).await;
     assert_eq!((status, &body["state"]), (200, &json!("done")), "{body}");

@@ -601,22 +601,149 @@ async fn a_task_that_does_not_know_its_share_does_nothing() {
     assert_eq!(api.count(), 0);
 }
 
+/// A shop whose answers take their time, and a task at work on its half of a stream.
+async fn at_work(bench: &Bench, api: &FakeApi, stream: &str) -> Running {
+    let mut task = bench.spawn(&["--source", "shop", "--stream", stream, "--shard", "0/2"]);
+    assert!(task.until(|| api.count() > 1).await);
+    task
+}
+
 #[tokio::test]
 async fn a_whole_run_and_a_task_exclude_each_other() {
     let shelf = shelf();
+    let served = shelf.clone();
     let api =
-        FakeApi::start(move |request| serve(&shelf, request).delay(Duration::from_millis(300)))
+        FakeApi::start(move |request| serve(&served, request).delay(Duration::from_millis(300)))
             .await;
     let bench = bench(&api.url());
-    let mut task = bench.spawn(&["--source", "shop", "--shard", "0/2"]);
-    assert!(task.until(|| api.count() > 2).await);
+    let task = at_work(&bench, &api, "spans").await;
     let ran = bench.run(&["--source", "shop"]).await;
     ran.exits(75).complains("is at work");
     task.end().await.exits(0);
     let before = api.count();
-    let mut whole = bench.spawn(&["--source", "shop"]);
+    let mut whole = bench.spawn(&["--source", "shop", "--stream", "spans"]);
     assert!(whole.until(|| api.count() > before).await);
-    let ran = bench.run(&["--source", "shop", "--shard", "1/2"]).await;
-    ran.exits(75).says("is at work");
+    // It waits: whoever holds it may be dead.
+    let args = ["--source", "shop", "--stream", "spans", "--shard", "1/2"];
+    let task = bench.run(&args).await.exits(0);
     whole.end().await.exits(0);
+    assert_eq!(
+        Place::Sqlite.tables(&bench, &["spans"])[0],
+        rows(&shelf),
+        "{task}"
+    );
+}
+
+#[tokio::test]
+async fn a_full_refresh_waits_for_parts_at_work() {
+    let shelf = shelf();
+    let served = shelf.clone();
+    let api =
+        FakeApi::start(move |request| serve(&served, request).delay(Duration::from_millis(300)))
+            .await;
+    let bench = bench(&api.url());
+    let task = at_work(&bench, &api, "spans").await;
+    let all = shelf.rows();
+    shelf.change(|rows| rows.truncate(10));
+    for shard in ["0/2", "1/2"] {
+        let args = [
+            "--source",
+            "shop",
+            "--stream",
+            "spans",
+            "--full-refresh",
+            "--shard",
+            shard,
+        ];
+        bench.run(&args).await.exits(0);
+    }
+    task.end().await.exits(0);
+    assert_eq!(Place::Sqlite.tables(&bench, &["spans"])[0], rows(&shelf));
+    assert_eq!(Place::Sqlite.checkpoints(&bench), ["spans"]);
+    // And nothing of what was split before is missed afterwards.
+    shelf.change(|rows| *rows = all);
+    bench
+        .run(&["--source", "shop", "--stream", "spans", "--full-refresh"])
+        .await
+        .exits(0);
+    assert_eq!(Place::Sqlite.tables(&bench, &["spans"])[0], rows(&shelf));
+}
+
+#[tokio::test]
+async fn a_stream_that_was_read_in_part_cannot_be_appended_to() {
+    let shelf = shelf();
+    let served = shelf.clone();
+    let api = FakeApi::start(move |request| serve(&served, request)).await;
+    let bench = bench(&api.url());
+    let args = ["--source", "shop", "--stream", "spans"];
+    bench
+        .run(&[&args[..], &["--shard", "0/3"]].concat())
+        .await
+        .exits(0);
+    let yaml = all_kinds(&api.url()).replace("spans: {", "spans: {primary_key: ~, ");
+    bench.connector("shop", &yaml);
+    let before = Place::Sqlite.tables(&bench, &["spans"]);
+    let ran = bench.run(&args).await.exits(2);
+    assert!(
+        ran.all().contains("cannot append to table `spans`"),
+        "{ran}"
+    );
+    assert_eq!(Place::Sqlite.tables(&bench, &["spans"]), before);
+}
+
+#[tokio::test]
+async fn another_span_does_not_make_a_split_forgotten() {
+    let shelf = shelf();
+    let served = shelf.clone();
+    let api = FakeApi::start(move |request| serve(&served, request)).await;
+    let bench = bench(&api.url());
+    let args = ["--source", "shop", "--stream", "spans"];
+    bench
+        .run(&[&args[..], &["--shard", "0/3"]].concat())
+        .await
+        .exits(0);
+    // Another task of the same run, given other bounds.
+    let ran = bench
+        .run(&[&args[..], &["--shard", "1/3", "--since", "2026-10-01"]].concat())
+        .await
+        .exits(1);
+    assert!(ran.all().contains("it is split with no bounds"), "{ran}");
+    // A run that is alone reads what was left first.
+    let since = [&args[..], &["--since", "2026-10-01"]].concat();
+    bench.run(&since).await.exits(0);
+    assert_eq!(Place::Sqlite.tables(&bench, &["spans"])[0], rows(&shelf));
+    assert_eq!(Place::Sqlite.checkpoints(&bench), ["spans"]);
+}
+
+#[tokio::test]
+async fn tasks_leave_the_cursor_where_a_run_alone_would() {
+    let cursors = async |shards: &[&str]| {
+        let shelf = shelf();
+        let served = shelf.clone();
+        let api = FakeApi::start(move |request| serve(&served, request)).await;
+        let bench = bench(&api.url());
+        for shard in shards {
+            let args = ["--source", "shop", "--stream", "spans,children,changed"];
+            let shard: &[&str] = match *shard {
+                "" => &[],
+                _ => &["--shard", shard],
+            };
+            bench.run(&[&args[..], shard].concat()).await.exits(0);
+        }
+        let mut stored: Vec<(String, Value)> =
+            sqlite(&bench.path("drawoff.db"), "_drawoff_checkpoints")
+                .iter()
+                .map(|row| {
+                    let mut checkpoint: Value =
+                        serde_json::from_str(row["checkpoint"].as_str().unwrap()).unwrap();
+                    checkpoint.as_object_mut().unwrap().remove("split");
+                    (row["stream"].as_str().unwrap().to_owned(), checkpoint)
+                })
+                .collect();
+        stored.sort_by(|a, b| a.0.cmp(&b.0));
+        stored
+    };
+    let alone = cursors(&[""]).await;
+    assert_eq!(alone.len(), 3);
+    assert_eq!(cursors(&["0/3", "2/3", "1/3"]).await, alone);
 }

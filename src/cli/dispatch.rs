@@ -303,7 +303,7 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
         let progress = shows.then(|| Progress::start(observer.clone(), Paint::new(around.colour)));
         let outcome = app.run(&options, cancel.clone(), observer).await;
         drop(progress);
-        if let Ok(report) = &outcome {
+        if let (Ok(report), false) = (&outcome, around.cloud_run) {
             print(&summary::render(report, out))?;
         }
         Ok(outcome)
@@ -328,7 +328,9 @@ async fn run(args: &RunArgs, global: &GlobalArgs, around: Surroundings, out: Pai
     let wrong = |name: &str| app.settings().source(name).err();
     let stopped = || cancel.is_cancelled();
     let all = Endings::of(&names, wrong, format, stopped, one).await?;
-    print(&all.render(out))?;
+    if !around.cloud_run {
+        print(&all.render(out))?;
+    }
     if format == Format::Json {
         all.log(SystemClock.instant() - begun);
     }

@@ -68,8 +68,7 @@ pub struct RunArgs {
     /// Memory for rows on their way, such as 64MiB [default: drawoff.yaml's, else 64MiB]
     #[arg(long, value_name = "SIZE", env = config::MEMORY, help_heading = "Run")]
     pub memory: Option<String>,
-    /// Do the share of task INDEX of COUNT tasks that split the source between them, such as 0/4
-    /// [default: by the variables of a Cloud Run job or an indexed Kubernetes job]
+    /// Do the share of one of several tasks, such as 0/4 [default: as Cloud Run or Kubernetes says]
     #[arg(long, value_name = "INDEX/COUNT", value_parser = Shard::parse, env = "DRAWOFF_SHARD", help_heading = "Run")]
     pub shard: Option<Shard>,
     /// Stop cleanly after this long, such as 50m; the next run goes on from there

@@ -7,7 +7,7 @@ use super::report;
 use super::style::Paint;
 use super::table::{Align, Table};
 use super::words::{bytes, count, grouped, per_second, shell, span};
-use crate::pipeline::report::{Outcome, PUBLISH_LESS, RunReport, StreamReport};
+use crate::pipeline::report::{Outcome, PUBLISH_LESS, RunReport, Share, StreamReport};
 use crate::schema::name::shown;
 
 /// What a line may take.
@@ -26,6 +26,9 @@ pub fn render(run: &RunReport, paint: Paint) -> String {
     );
     text.push_str(&table(run, paint));
     let _ = writeln!(text, "\n{}", paint.dim(&traffic(run)));
+    if let Some(others) = others(run) {
+        let _ = writeln!(text, "{}", paint.dim(&others));
+    }
     text.push_str(&plans(run, paint));
     let changes = changes(run, paint);
     if !changes.is_empty() {
@@ -39,6 +42,24 @@ pub fn render(run: &RunReport, paint: Paint) -> String {
         let _ = writeln!(text, "\n{}: {next}", paint.hint("next"));
     }
     text
+}
+
+/// What was left to the tasks that share the run.
+fn others(run: &RunReport) -> Option<String> {
+    let of = |share: Share| {
+        let names = run.streams.iter().filter(|s| s.share == share);
+        let names: Vec<String> = names.map(|s| format!("`{}`", s.stream)).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    let (all, rest) = (of(Share::Nothing), of(Share::Part));
+    let said: Vec<String> = [
+        all.map(|names| format!("all of {names} (·)")),
+        rest.map(|names| format!("the rest of {names}")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (!said.is_empty()).then(|| format!("left to other tasks: {}", said.join("; ")))
 }
 
 fn table(run: &RunReport, paint: Paint) -> String {
@@ -55,7 +76,7 @@ fn table(run: &RunReport, paint: Paint) -> String {
     let rate = |rows, duration| per_second(rows, duration).map(grouped).unwrap_or_default();
     for s in &run.streams {
         table.row([
-            mark(&s.outcome).to_owned(),
+            mark(s).to_owned(),
             s.stream.clone(),
             grouped(s.pages),
             grouped(s.rows),
@@ -86,15 +107,17 @@ fn table(run: &RunReport, paint: Paint) -> String {
         let line = match i {
             0 => paint.dim(&line),
             i if several && i == last => paint.strong(&line),
-            i => marked(&line, &run.streams[i - 1].outcome, paint),
+            i => marked(&line, &run.streams[i - 1], paint),
         };
         let _ = writeln!(text, "{line}");
     }
     text
 }
 
-fn mark(outcome: &Outcome) -> &'static str {
-    match outcome {
+fn mark(stream: &StreamReport) -> &'static str {
+    match &stream.outcome {
+        // Other tasks read it.
+        Outcome::Done if stream.share == Share::Nothing => "·",
         Outcome::Done => "✓",
         Outcome::Interrupted => "…",
         Outcome::Failed(_) => "✗",
@@ -103,9 +126,9 @@ fn mark(outcome: &Outcome) -> &'static str {
 }
 
 /// Colours the mark at the start of a line.
-fn marked(line: &str, outcome: &Outcome, paint: Paint) -> String {
-    let mark = mark(outcome);
-    let painted = match outcome {
+fn marked(line: &str, stream: &StreamReport, paint: Paint) -> String {
+    let mark = mark(stream);
+    let painted = match &stream.outcome {
         Outcome::Done => paint.good(mark),
         Outcome::Interrupted | Outcome::TooManyRejects { .. } => paint.warn(mark),
         Outcome::Failed(_) => paint.bad(mark),

@@ -4,7 +4,6 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::*;
 use crate::error::{Error, ErrorKind};
-use crate::pipeline::report::Share;
 
 fn stream(name: &str, rows: u64, millis: u64) -> StreamReport {
     StreamReport {
@@ -296,4 +295,18 @@ fn a_dry_run_shows_its_plan_and_a_run_what_it_cost() {
     );
     run.streams[1].publishes_in_a_day = 1_000;
     assert!(!render(&run, Paint::plain()).contains("24 hours"));
+}
+
+#[test]
+fn what_other_tasks_read_is_not_shown_as_done() {
+    let mut run = run();
+    run.streams[0].share = Share::Nothing;
+    run.streams[1].share = Share::Part;
+    let text = render(&run, Paint::plain());
+    assert!(text.contains("\n·  companies"), "{text}");
+    assert!(text.contains("\n✓  tickets"), "{text}");
+    assert!(
+        text.contains("left to other tasks: all of `companies` (·); the rest of `tickets`"),
+        "{text}"
+    );
 }

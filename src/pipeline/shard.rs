@@ -7,6 +7,9 @@ use crate::config::{self, Environment};
 use crate::error::{Error, Result};
 use crate::http::RateLimit;
 
+/// Most tasks that can share a run; as many as a Cloud Run job can have.
+pub const MOST_TASKS: u32 = 10_000;
+
 /// One of the tasks that share a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
@@ -30,6 +33,11 @@ impl Shard {
                 "write INDEX/COUNT, such as 0/4, 1/4, 2/4 and 3/4 for four tasks".to_owned(),
             );
         };
+        if count > MOST_TASKS {
+            return Err(format!(
+                "{count} tasks are more than the {MOST_TASKS} that there may be"
+            ));
+        }
         if index >= count {
             return Err(format!(
                 "of {count} tasks there is no number {index}: they count from 0"
@@ -50,17 +58,22 @@ impl Shard {
             (config::JOB_COMPLETION_INDEX, config::TASK_COUNT),
         ];
         for (index_name, count_name) in sources {
-            let Some(index) = environment.get(index_name) else {
-                continue;
-            };
             let fail = |what: String| {
                 Err(Error::config(format!(
                     "could not tell which part of the work is this task's: {what}"
                 ))
                 .hint("name it with `--shard INDEX/COUNT`; a task that does not know its share must not do everything"))
             };
-            let Some(count) = environment.get(count_name) else {
-                return fail(format!("`{index_name}` is set and `{count_name}` is not"));
+            let (index, count) = match (environment.get(index_name), environment.get(count_name)) {
+                (None, None) => continue,
+                (Some(index), Some(count)) => (index, count),
+                (Some(_), None) => {
+                    return fail(format!("`{index_name}` is set and `{count_name}` is not"));
+                }
+                (None, Some(count)) if count == "1" => continue,
+                (None, Some(_)) => {
+                    return fail(format!("`{count_name}` is set and `{index_name}` is not"));
+                }
             };
             return match Self::parse(&format!("{index}/{count}")) {
                 Ok(shard) => Ok(shard.among_others()),
@@ -157,6 +170,8 @@ mod tests {
         for bad in [
             of(&[("CLOUD_RUN_TASK_INDEX", "1")]),
             of(&kubernetes[..1]),
+            of(&kubernetes[1..]),
+            cloud_run("0", "10001"),
             cloud_run("3", "3"),
             cloud_run("x", "3"),
             cloud_run("0", "0"),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::cursor::{Cursor, CursorKind};
 use super::plan::Bounds;
+use super::shard::MOST_TASKS;
 use crate::connector::{CursorField, Stream};
 use crate::destination::{Absent, Disposition, TableSpec};
 use crate::source::parents::Partition;
@@ -83,7 +84,7 @@ impl Way {
             None => even,
             Some(window) => {
                 let windows = span.as_nanos() / window.as_nanos().max(1);
-                let most = u128::from(PARTS_A_TASK * u64::from(tasks));
+                let most = u128::from((PARTS_A_TASK * u64::from(tasks)).min(MOST_TASKS.into()));
                 // Whole windows, so that no request asks for less than it could.
                 let together = u32::try_from(windows.div_ceil(most).max(1)).unwrap_or(u32::MAX);
                 window.saturating_mul(together).min(even)
@@ -94,6 +95,7 @@ impl Way {
             until: *until,
             // Rounded up: there may be fewer parts, never one too many.
             length_ms: u64::try_from(length.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX),
+            windows: window.is_some(),
         })
     }
 }
@@ -109,6 +111,7 @@ impl Split {
                 since,
                 until,
                 length_ms,
+                ..
             } => {
                 let bounds = Bounds {
                     since: Some(Cursor::Time(since)),
@@ -169,13 +172,14 @@ impl Split {
         let mut reached: Vec<Option<Cursor>> = Vec::new();
         let parse = |text: &Option<String>| Cursor::parse(kind?, text.as_deref()?);
         let spans = self.parts();
+        let windows = matches!(self.parts, Parts::Spans { windows: true, .. });
         for (number, (part, read)) in spans.iter().zip(parts).enumerate() {
             joined.seamless |= read.seamless;
             match part {
                 Part::Span(span) => {
                     reached.push(parse(&read.cursor));
-                    // All up to the end of every span but the last is read, whether or not anything was there.
-                    if number + 1 < spans.len() {
+                    // As without tasks: where there are windows, all up to the end of every one but the last.
+                    if windows && number + 1 < spans.len() {
                         reached.push(span.until.clone());
                     }
                 }
@@ -292,6 +296,7 @@ mod tests {
             since: at(0),
             until: at(30),
             length_ms: 10_000,
+            windows: true,
         });
         let read = |cursor: Option<i64>| Checkpoint {
             cursor: cursor.map(|c| at(c).to_string()),

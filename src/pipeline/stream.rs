@@ -451,7 +451,8 @@ pub fn check_seam(
     checkpoint: &Checkpoint,
     kind: Option<CursorKind>,
 ) -> Result<()> {
-    if stream.table.disposition != Disposition::Append || !checkpoint.seamless {
+    let in_parts = checkpoint.split.as_ref().is_some_and(|s| !s.ended);
+    if stream.table.disposition != Disposition::Append || !(checkpoint.seamless || in_parts) {
         return Ok(());
     }
     let cursor = checkpoint.newest().unwrap_or_default();

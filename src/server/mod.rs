@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `POST /run`, `POST /` | runs a source, and says what came of it, or where to look when it takes long |
 //! | `GET /runs/ID` | what a run of this process is at, or came to |
-//! | `GET /healthz` | 200 |
+//! | `GET /healthz`, `GET /health` | 200 |
 
 mod answer;
 mod ask;
@@ -118,6 +118,8 @@ pub async fn serve(app: Arc<App>, options: ServeOptions, cancel: CancellationTok
         .layer(middleware::from_fn_with_state(service.clone(), pace))
         // Whether it is up costs nothing to say.
         .route("/healthz", get(|| async { answer::healthy() }))
+        // Cloud Run lets no path through to a service that ends in z.
+        .route("/health", get(|| async { answer::healthy() }))
         .with_state(service);
     listen::serve(listener, router, async move {
         cancel.cancelled().await;

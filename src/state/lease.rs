@@ -14,31 +14,37 @@ use crate::error::{Error, ErrorKind};
 /// How long a lease holds when nobody says otherwise; it is renewed three times as often.
 pub const DEFAULT_LENGTH: Duration = Duration::from_secs(180);
 
-/// Between a source's name and that of a part of it, in the name of the part's lease. No source has it in
-/// its name.
-pub const OF_SOURCE: char = '#';
+/// Between the names of a source, a stream and a part of it, in the name of a lease. No source and no stream
+/// has it in its name.
+pub const WITHIN: char = '#';
 
-/// The name of the lease of a part of a source: a stream, or a part of one, that a run of many tasks works
-/// on by itself. While somebody holds it, nobody can take the source's own lease, and the other way round.
-pub fn part_lease(source: &str, part: &str) -> String {
-    format!("{source}{OF_SOURCE}{part}")
+/// The name of the lease of something within a source: a stream (`acme#tickets`), or a part of one
+/// (`acme#tickets#3`), that a task works on by itself. While somebody holds it, nobody can take the lease of
+/// what it is in, and the other way round.
+pub fn lease_within(whole: &str, part: &str) -> String {
+    format!("{whole}{WITHIN}{part}")
 }
 
-/// Whether two leases exclude each other: they are one and the same, or one is of a source and the other
-/// of a part of it.
+/// Whether two leases exclude each other: they are one and the same, or one is of something within the
+/// other.
 fn exclude(one: &str, other: &str) -> bool {
     let within = |part: &str, whole: &str| {
         part.strip_prefix(whole)
-            .is_some_and(|rest| rest.starts_with(OF_SOURCE))
+            .is_some_and(|rest| rest.starts_with(WITHIN))
     };
     one == other || within(one, other) || within(other, one)
 }
 
 /// A lease's name as people are shown it.
 fn shown_name(name: &str) -> String {
-    match name.split_once(OF_SOURCE) {
-        Some((source, part)) => format!("stream `{part}` of source `{source}`"),
-        None => format!("source `{name}`"),
+    let mut names = name.split(WITHIN);
+    let source = names.next().unwrap_or_default();
+    match (names.next(), names.next()) {
+        (Some(stream), Some(part)) => {
+            format!("part `{part}` of stream `{stream}` of source `{source}`")
+        }
+        (Some(stream), None) => format!("stream `{stream}` of source `{source}`"),
+        (None, _) => format!("source `{name}`"),
     }
 }
 
@@ -111,7 +117,7 @@ impl std::error::Error for HeldBy {}
 
 impl Lease {
     /// For stores that decide by themselves, under a lock: what comes of asking, and the lease to be
-    /// stored when it is ours. `stored`: at least this lease, and all that it [excludes](part_lease), by name.
+    /// stored when it is ours. `stored`: at least this lease, and all that it [excludes](lease_within), by name.
     pub fn claim(
         &self,
         stored: &BTreeMap<String, Held>,
@@ -294,8 +300,8 @@ mod tests {
         let of = |name: String, run: &str| Lease { name, ..lease(run) };
         let whole = of("shop".into(), "w");
         let (one, two) = (
-            of(part_lease("shop", "tickets 1"), "a"),
-            of(part_lease("shop", "tickets 2"), "b"),
+            of(lease_within("shop", "tickets#1"), "a"),
+            of(lease_within("shop", "tickets#2"), "b"),
         );
         let other = of("shop2".into(), "c");
         let mut stored = BTreeMap::new();
@@ -318,11 +324,24 @@ mod tests {
         let (got, held) = knowing.claim(&stored, at(1));
         assert_eq!(got, Acquired::Ours { before: None });
         stored.insert(whole.name.clone(), held.unwrap());
-        let late = of(part_lease("shop", "tickets 3"), "d");
+        let late = of(lease_within("shop", "tickets#3"), "d");
         assert!(matches!(late.claim(&stored, at(2)).0, Acquired::Theirs(h) if h.run_id == "w"));
+        let stream = of("shop#tickets".into(), "s");
+        stored.remove(&whole.name);
+        assert!(matches!(
+            stream.claim(&stored, at(2)).0,
+            Acquired::Theirs(_)
+        ));
+        stored.insert(
+            whole.name.clone(),
+            Held {
+                run_id: "w".into(),
+                ..stored[&one.name].clone()
+            },
+        );
         let e = one.refused(&stored[&whole.name], "x").to_string();
         assert!(
-            e.starts_with("stream `tickets 1` of source `shop` is at work in x"),
+            e.starts_with("part `1` of stream `tickets` of source `shop` is at work in x"),
             "{e}"
         );
     }

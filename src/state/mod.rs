@@ -16,7 +16,7 @@ mod split;
 
 pub use audit::{OUTCOMES, RunRecord};
 pub use holder::{Holder, Life};
-pub use lease::{Acquired, DEFAULT_LENGTH, Held, HeldBy, Lease, OF_SOURCE, lost, part_lease};
+pub use lease::{Acquired, DEFAULT_LENGTH, Held, HeldBy, Lease, WITHIN, lease_within, lost};
 pub use split::{PartMark, Parts, Split};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -39,7 +39,7 @@ pub trait StateStore: Send + Sync {
     async fn forget(&self, source: &str, streams: &[(String, u64)]) -> Result<()>;
 
     /// Takes a lease, unless another run whose time is not up, by the clock of the store, holds it or one
-    /// that it excludes ([`part_lease`]). A run that has it already keeps it.
+    /// that it excludes ([`lease_within`]). A run that has it already keeps it.
     async fn acquire(&self, lease: &Lease) -> Result<Acquired>;
 
     /// Holds a lease for its length from now on.

@@ -42,6 +42,9 @@ pub enum Parts {
         until: Timestamp,
         /// Length of each but the last, in milliseconds.
         length_ms: u64,
+        /// They are windows of the connector's: one that is read is done, whether or not anything was there.
+        #[serde(default)]
+        windows: bool,
     },
     /// The partitions of a child stream, by a hash of their keys.
     Partitions {

@@ -875,6 +875,7 @@ pub async fn checkpoints_come_back(place: &dyn Place) {
                 since: "2025-01-01T00:00:00Z".parse().unwrap(),
                 until: "2026-01-01T00:00:00Z".parse().unwrap(),
                 length_ms: 86_400_001,
+                windows: true,
             },
             since: Some("2025-01-01T00:00:00Z".into()),
             until: None,
@@ -1106,7 +1107,7 @@ pub async fn leases(place: &dyn Place) {
     assert_eq!(lost.kind(), ErrorKind::State, "{lost:?}");
 
     // A part's and its source's exclude each other; two parts do not.
-    let (one, two) = (lease("src#x 1", "p1"), lease("src#x 2", "p2"));
+    let (one, two) = (lease("src#x#1", "p1"), lease("src#x#2", "p2"));
     let Acquired::Theirs(held) = here.acquire(&one).await.unwrap() else {
         panic!("its source is at work")
     };
@@ -1132,9 +1133,10 @@ pub async fn leases(place: &dyn Place) {
         ..update(1, run)
     };
     let late = staged(&*here, &table, "s3", &[&rows]).await;
-    let lost = late.publish(&table_of("src#x 1", "p2")).await.unwrap_err();
+    let lost = late.publish(&table_of("src#x#1", "p2")).await.unwrap_err();
     assert!(
-        lost.chain().contains("stream `x 1` of source `src`"),
+        lost.chain()
+            .contains("part `1` of stream `x` of source `src`"),
         "{lost:?}"
     );
     here.release(&one).await.unwrap();

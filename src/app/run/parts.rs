@@ -19,15 +19,18 @@ use crate::pipeline::cursor::Cursor;
 use crate::pipeline::report::Share;
 use crate::pipeline::shard::Shard;
 use crate::pipeline::split::{Part, Way};
-use crate::state::{Checkpoint, CheckpointKey, SavedCheckpoint, Split, part_lease};
+use crate::state::{Checkpoint, CheckpointKey, SavedCheckpoint, Split, lease_within};
 use crate::telemetry::Meter;
 
 /// Beyond the time that a dead task's lease holds, how long one waits for it, or until another task has split
 /// or joined a stream.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// In the name of the lease under which a stream is split, and its parts are joined.
+const SPLITTING: &str = "split";
+
 /// Checkpoints as stored.
-type Stored = HashMap<CheckpointKey, SavedCheckpoint>;
+pub(super) type Stored = HashMap<CheckpointKey, SavedCheckpoint>;
 
 /// What a task finds to do for a stream.
 enum Work {
@@ -48,15 +51,20 @@ impl Run {
         meter: &Arc<Meter>,
         found: &mut Found,
     ) -> Result<Share> {
-        let lot = self.lot(&stream.name);
+        let whole = lease_within(&self.source.name, &stream.name);
         if Way::of(stream).is_none() || self.options.full_refresh {
+            let lot = self.lot(whole);
             return self.draw_alone(stream, shard, &lot, meter, found).await;
         }
+        let lot = self.lot(lease_within(&whole, SPLITTING));
         let Some(ready) = self.ready(stream, &lot, meter).await? else {
             return Ok(Share::Nothing);
         };
         let (place, split) = match self.join(&ready, shard, &lot, meter).await? {
-            Work::Whole => return self.draw_alone(stream, shard, &lot, meter, found).await,
+            Work::Whole => {
+                let lot = self.lot(whole);
+                return self.draw_alone(stream, shard, &lot, meter, found).await;
+            }
             Work::Nothing => return Ok(Share::Nothing),
             Work::Parts(parts) => *parts,
         };
@@ -84,9 +92,15 @@ impl Run {
         meter: &Arc<Meter>,
     ) -> Result<bool> {
         let skipped = self.options.full_refresh || self.options.dry_run;
-        let Some(split) = open_split(place, ready).filter(|_| !skipped && ready.way().is_some())
-        else {
+        let Some(split) = open_split(place).filter(|_| !skipped && ready.way().is_some()) else {
             return Ok(false);
+        };
+        // As they wanted it.
+        let bound = |text: &Option<String>| Cursor::parse(ready.kind?, text.as_deref()?);
+        let ready = &Ready {
+            since: bound(&split.since),
+            until: bound(&split.until),
+            ..ready.clone()
         };
         tracing::info!(
             stream = ready.stream.name,
@@ -125,7 +139,8 @@ impl Run {
         meter: &Arc<Meter>,
     ) -> Result<Work> {
         let place = self.place(ready, &self.stored().await?);
-        if let Some(split) = open_split(&place, ready)
+        if let Some(split) = open_split(&place)
+            && wants(ready, &split)
             && self.destination.existing(&ready.spec.name).await?.is_some()
         {
             return Ok(Work::Parts(Box::new((place, split))));
@@ -152,12 +167,19 @@ impl Run {
         }
         let place = self.place(ready, &stored);
         let before = place.published();
-        if let Some(split) = open_split(&place, ready) {
+        if let Some(split) = open_split(&place) {
+            check_wish(ready, &split)?;
             return Ok(Work::Parts(Box::new((place, split))));
         }
         self.tidy(&place, &stored).await?;
         let same = |s: &Split| s.ended && s.execution.is_some() && s.execution == self.execution;
-        if before.split.as_ref().is_some_and(same) {
+        if let Some(split) = before.split.as_ref().filter(|s| same(s)) {
+            tracing::warn!(
+                stream = ready.stream.name,
+                execution = self.execution,
+                until = %split.started,
+                "nothing is left to read: tasks of this execution have read all up to its start; another round needs another name of the execution"
+            );
             return Ok(Work::Nothing);
         }
         let Some(way) = ready.way() else {
@@ -232,7 +254,7 @@ impl Run {
                     .await?;
                 continue;
             }
-            let lot = self.lot(&key.stream);
+            let lot = self.part_lot(ready, &key);
             let held = match self.leases.take(&lot.lease, lot.stop.clone()).await {
                 Ok(held) => held,
                 // An earlier attempt's, most likely; the other parts need not wait for it.
@@ -354,18 +376,21 @@ impl Run {
         Ok(Some(joined))
     }
 
-    /// Forgets the parts of a split that has ended, where whoever joined them did not get to it.
-    async fn tidy(&self, place: &Place, stored: &Stored) -> Result<()> {
-        let before = place.published();
-        let Some(split) = before.split.filter(|s| s.ended) else {
-            return Ok(());
-        };
-        let left: Vec<(String, u64)> = (0..split.parts().len())
-            .filter_map(|n| {
-                let key = key_of(place, n);
-                let saved = stored.get(&key)?;
-                Some((key.stream, saved.version))
+    /// Forgets the checkpoints of parts that mean nothing any more: whoever joined them did not get to it, or
+    /// the stream was read whole meanwhile.
+    pub(super) async fn tidy(&self, place: &Place, stored: &Stored) -> Result<()> {
+        let parts = format!("{} ", place.key.stream);
+        let left: Vec<(String, u64)> = stored
+            .iter()
+            .filter(|(key, saved)| {
+                key.stream.starts_with(&parts) && saved.checkpoint.part.is_some()
             })
+            .filter(|(key, _)| {
+                // Not those of a backfill.
+                let number = key.stream.strip_prefix(&parts).unwrap_or_default();
+                number.bytes().all(|b| b.is_ascii_digit())
+            })
+            .map(|(key, saved)| (key.stream.clone(), saved.version))
             .collect();
         if left.is_empty() {
             return Ok(());
@@ -399,12 +424,20 @@ impl Run {
             .unwrap_or_default()
     }
 
-    /// What work on a part of the source is done under.
-    fn lot(&self, part: &str) -> Lot {
+    /// What work under a lease is done under.
+    fn lot(&self, lease: String) -> Lot {
         Lot {
-            lease: part_lease(&self.source.name, part),
+            lease,
             stop: self.cancel.child_token(),
         }
+    }
+
+    /// What work on the part with this checkpoint is done under.
+    fn part_lot(&self, ready: &Ready<'_>, key: &CheckpointKey) -> Lot {
+        let stream = &ready.stream.name;
+        let part = key.stream.strip_prefix(stream.as_str());
+        let whole = lease_within(&self.source.name, stream);
+        self.lot(lease_within(&whole, part.unwrap_or_default().trim_start()))
     }
 
     async fn wait_for(&self, lot: &Lot) -> Result<Holding> {
@@ -419,13 +452,47 @@ impl Ready<'_> {
     }
 }
 
-/// How a stream is split that is not read yet, by a run that wanted the same of it.
-fn open_split(place: &Place, ready: &Ready<'_>) -> Option<Split> {
+/// How a stream is split that is not read yet.
+fn open_split(place: &Place) -> Option<Split> {
+    let split = place.saved.as_ref()?.checkpoint.split.as_ref()?;
+    (!split.ended).then(|| split.clone())
+}
+
+/// Whether a run wants the same of a stream as those who split it.
+fn wants(ready: &Ready<'_>, split: &Split) -> bool {
     let text = |c: &Option<Cursor>| c.as_ref().map(Cursor::to_string);
-    let same = |s: &Split| s.since == text(&ready.since) && s.until == text(&ready.until);
-    let saved = place.saved.as_ref()?;
-    let split = saved.checkpoint.split.as_ref()?;
-    (!split.ended && same(split)).then(|| split.clone())
+    split.since == text(&ready.since) && split.until == text(&ready.until)
+}
+
+/// # Errors
+/// [`ErrorKind::State`] where a run wants another span than those who split the stream.
+fn check_wish(ready: &Ready<'_>, split: &Split) -> Result<()> {
+    if wants(ready, split) {
+        return Ok(());
+    }
+    let shown = |since: &Option<String>, until: &Option<String>| {
+        let flag =
+            |name: &str, value: &Option<String>| value.as_ref().map(|v| format!("`{name} {v}`"));
+        let flags: Vec<String> = [flag("--since", since), flag("--until", until)]
+            .into_iter()
+            .flatten()
+            .collect();
+        match flags.is_empty() {
+            true => "no bounds".to_owned(),
+            false => flags.join(" and "),
+        }
+    };
+    let text = |c: &Option<Cursor>| c.as_ref().map(Cursor::to_string);
+    Err(Error::new(
+        ErrorKind::State,
+        format!(
+            "could not split stream `{}` for tasks with {}: it is split with {}, and not all of its parts are read",
+            ready.stream.name,
+            shown(&text(&ready.since), &text(&ready.until)),
+            shown(&split.since, &split.until)
+        ),
+    )
+    .hint("give all tasks of a run the same bounds; what earlier tasks have left is read by the same tasks again, or by a run without `--shard`"))
 }
 
 /// The key of a part's checkpoint.

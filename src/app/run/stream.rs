@@ -46,11 +46,12 @@ impl Found {
 }
 
 /// What is known of a stream before it is read.
+#[derive(Clone)]
 pub(super) struct Ready<'a> {
     pub stream: &'a Stream,
     pub spec: TableSpec,
-    contract: Contract,
-    column: Option<CursorColumn>,
+    pub contract: Contract,
+    pub column: Option<CursorColumn>,
     pub kind: Option<CursorKind>,
     pub since: Option<Cursor>,
     pub until: Option<Cursor>,
@@ -218,7 +219,11 @@ impl Run {
             tracing::warn!(stream = stream.name, "{done}");
         }
         if self.finishes_split(&ready, &place, lot, meter).await? {
-            place = self.place(&ready, &self.stored().await?);
+            saved = self.stored().await?;
+            place = self.place(&ready, &saved);
+        }
+        if !self.options.dry_run {
+            self.tidy(&place, &saved).await?;
         }
         let mut work = self.work(&ready, place, None, lot, meter)?;
         let outcome = work.run().await;

@@ -1,7 +1,7 @@
 //! Leases: one row each, changed by BigQuery's own clock.
 
 use crate::schema::{Column, ColumnType, Mode};
-use crate::state::OF_SOURCE;
+use crate::state::WITHIN;
 
 /// Takes a lease: parameters `lease` (its name), `run_id`, `over` (runs that are known to have ended,
 /// separated by spaces), `length` (milliseconds), `holder`. Answers with one row: the lease as it is then
@@ -19,8 +19,8 @@ pub(in super::super) fn acquire(leases: &str) -> String {
     // The same lease, that of the source of this part, or one of a part of this source.
     let in_the_way = format!(
         "held.run_id != @run_id AND STRPOS(@over, held.run_id) = 0 AND held.expires_at > CURRENT_TIMESTAMP() \
-         AND (held.source = @lease OR STARTS_WITH(held.source, CONCAT(@lease, '{OF_SOURCE}')) \
-         OR STARTS_WITH(@lease, CONCAT(held.source, '{OF_SOURCE}')))"
+         AND (held.source = @lease OR STARTS_WITH(held.source, CONCAT(@lease, '{WITHIN}')) \
+         OR STARTS_WITH(@lease, CONCAT(held.source, '{WITHIN}')))"
     );
     format!(
         "DECLARE was STRUCT<{columns}> DEFAULT NULL;\n\
