@@ -24,7 +24,7 @@ pub struct RunArgs {
         help_heading = "Source"
     )]
     pub sources: Vec<String>,
-    /// Run every source of drawoff.yaml, one after the other, unless --source names some
+    /// Run every source of drawoff.yaml, unless --source names some
     #[arg(long, env = "DRAWOFF_ALL", help_heading = "Source")]
     pub all: bool,
     /// See [`SourceOverrides`].
