@@ -74,6 +74,7 @@ fn has_all(call: &[String], words: &[&str]) {
 /// A folder that looks like drawoff's sources.
 fn clone(bench: &Bench) {
     bench.write("Dockerfile", "FROM scratch\n");
+    bench.write("Cargo.toml", "[package]\nname = \"drawoff\"\n");
 }
 
 #[tokio::test]
@@ -164,7 +165,7 @@ async fn a_new_project_gets_all_that_a_run_needs_and_no_more() {
     // The image, and on top of it the settings.
     let built = calls(&all, "gcloud builds submit");
     let base = format!(
-        "europe-west1-docker.pkg.dev/my-project/drawoff/drawoff:{}",
+        "europe-west1-docker.pkg.dev/my-project/drawoff/drawoff:{}-1a2b3c4",
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(built.len(), 2);
@@ -181,7 +182,7 @@ async fn a_new_project_gets_all_that_a_run_needs_and_no_more() {
     let read = |path: &str| std::fs::read_to_string(context.join(path)).unwrap();
     assert_eq!(
         read("Dockerfile"),
-        format!("FROM {base}\nCOPY work /work\n")
+        format!("FROM {base}\nCOPY work /work\nENV DRAWOFF_CONNECTORS=/work/connectors\n")
     );
     assert_eq!(read("work/drawoff.yaml"), SETTINGS);
     assert_eq!(read("work/connectors/acme.yaml"), ACME);
@@ -197,9 +198,9 @@ async fn a_new_project_gets_all_that_a_run_needs_and_no_more() {
             "--service-account=drawoff-acme-run@my-project.iam.gserviceaccount.com",
             "--args=--source=acme",
             "--tasks=4",
-            "--parallelism=4",
+            "--parallelism=0",
             "--memory=512Mi",
-            "--set-env-vars=DRAWOFF_PROJECT=my-project,DRAWOFF_DESTINATION=bigquery:my-project.raw_acme,DRAWOFF_CONNECTORS=/work/connectors",
+            "--set-env-vars=DRAWOFF_PROJECT=my-project,DRAWOFF_DESTINATION=bigquery:my-project.raw_acme",
         ],
     );
     has_all(
@@ -219,18 +220,85 @@ async fn a_new_project_gets_all_that_a_run_needs_and_no_more() {
             "--oauth-service-account-email=drawoff-acme-start@my-project.iam.gserviceaccount.com",
         ],
     );
-    let alert = calls(&all, "gcloud alpha monitoring policies create")[0];
-    let policy = alert
-        .iter()
-        .find_map(|w| w.strip_prefix("--policy="))
-        .unwrap();
-    let policy: serde_json::Value = serde_json::from_str(policy).unwrap();
-    let filter = &policy["conditions"][0]["conditionThreshold"]["filter"];
+    let alerts = calls(&all, "gcloud alpha monitoring policies create");
+    let kinds = [
+        ("conditionThreshold", "job_name = \"drawoff-acme\""),
+        ("conditionMatchedLog", "job_id = \"drawoff-acme\""),
+    ];
+    assert_eq!(alerts.len(), kinds.len());
+    for (alert, (condition, on)) in alerts.into_iter().zip(kinds) {
+        let policy = alert
+            .iter()
+            .find_map(|w| w.strip_prefix("--policy="))
+            .unwrap();
+        let policy: serde_json::Value = serde_json::from_str(policy).unwrap();
+        let filter = &policy["conditions"][0][condition]["filter"];
+        assert!(filter.as_str().unwrap().contains(on), "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn only_drawoffs_sources_are_built_and_a_build_that_fails_ends_the_script() {
+    let bench = acme();
+    let script = deploy(&bench, &[]).await.exits(0).stdout;
+    // A Dockerfile, but somebody else's.
+    bench.write("Dockerfile", "FROM scratch\n");
+    bench.write("Cargo.toml", "[package]\nname = \"other\"\n");
+    let said = StandIns::new().fails(&script, &bench.path(""), 2);
+    assert!(said.contains("set DRAWOFF_CLONE"), "{said}");
+    clone(&bench);
+    let stand_ins = StandIns::new();
+    let failing = format!(
+        "gcloud() {{ case \"$*\" in \"builds describe\"*) echo FAILURE ;; *) command gcloud \"$@\" ;; esac }}\n{script}"
+    );
+    let said = stand_ins.fails(&failing, &bench.path(""), 1);
     assert!(
-        filter
-            .as_str()
-            .unwrap()
-            .contains("job_name = \"drawoff-acme\"")
+        said.contains("build 5d0f did not end well (FAILURE)"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn sources_do_not_share_secrets_by_chance() {
+    let bench = acme();
+    let settings = |acme: &str, other: &str| {
+        let text = format!(
+            "project: my-project\ndestination: bigquery:my-project.raw\nsources:\n  acme: {acme}\n  \
+             other: {{connector: acme{other}}}\n"
+        );
+        bench.write("drawoff.yaml", &text);
+    };
+    settings("", "");
+    deploy(&bench, &[])
+        .await
+        .exits(2)
+        .complains("sources `acme` and `other` would share Secret Manager's secret `companyid` of project `my-project`")
+        .complains("token: \"gcp://my-project/acme-token\"");
+    let named = |source: &str| {
+        let keys = ["companyid", "token", "extra"];
+        let places = keys.map(|key| format!("{key}: \"gcp://my-project/{source}-{key}\""));
+        format!("secrets: {{{}}}", places.join(", "))
+    };
+    // One that is named is its own.
+    settings(&format!("{{{}}}", named("acme")), "");
+    deploy(&bench, &[]).await.exits(0);
+    settings("", &format!(", {}", named("other")));
+    deploy(&bench, &[]).await.exits(0);
+}
+
+#[tokio::test]
+async fn bigquery_is_switched_on_where_its_jobs_run() {
+    let bench = acme();
+    bench.write(
+        "drawoff.yaml",
+        &format!("bigquery: {{job_project: jobs}}\n{SETTINGS}"),
+    );
+    clone(&bench);
+    let script = deploy(&bench, &[]).await.exits(0).stdout;
+    let all = StandIns::new().run(&script, &bench.path(""), false);
+    has_all(
+        the(&all, "gcloud services enable", "--project=jobs"),
+        &["bigquery.googleapis.com"],
     );
 }
 
@@ -352,12 +420,11 @@ async fn a_refresh_token_may_be_replaced_by_runs() {
     settings("{refresh_token: \"gcp://p/ledger-refresh\"}");
     let script = bench.run(&args).await.exits(0).stdout;
     let all = StandIns::new().run(&script, &bench.path(""), false);
-    let adds: Vec<_> = calls(&all, "gcloud secrets add-iam-policy-binding")
-        .into_iter()
-        .filter(|call| call.contains(&"--role=roles/secretmanager.secretVersionAdder".to_owned()))
-        .collect();
-    assert_eq!(adds.len(), 1);
-    assert_eq!(adds[0][0], "ledger-refresh");
+    for role in ["secretVersionAdder", "secretVersionManager"] {
+        let role = format!("--role=roles/secretmanager.{role}");
+        let granted = the(&all, "gcloud secrets add-iam-policy-binding", &role);
+        assert_eq!(granted[0], "ledger-refresh");
+    }
 }
 
 #[tokio::test]
@@ -411,6 +478,11 @@ async fn what_could_not_run_there_is_refused() {
     )
     .await;
     refused(here, &["--dataset", "raw", "--tasks", "0"], "--tasks").await;
+    bench
+        .run(&["deploy", "--print", "--source", "a,b", "--region", "r"])
+        .await
+        .exits(2)
+        .complains("deploy one source at a time");
     let only_here = "project: p\nsources: {acme: {secrets: {token: \"env://ACME\"}}}\n";
     refused(
         only_here,

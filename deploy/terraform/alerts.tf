@@ -83,6 +83,14 @@ resource "google_monitoring_alert_policy" "not_started" {
 
 # Fresh or not is in the dataset: a query that fails when it is not.
 
+locals {
+  fresh = flatten([
+    for source, streams in var.fresh_streams : [
+      for stream in streams : "STRUCT('${source}' AS source, '${stream}' AS stream)"
+    ]
+  ])
+}
+
 resource "google_service_account" "watcher" {
   count = var.fresh_within_hours == null ? 0 : 1
 
@@ -122,18 +130,28 @@ resource "google_bigquery_data_transfer_config" "freshness" {
 
   params = {
     query = <<-SQL
-      WITH streams AS (
-        SELECT source, stream, MAX(IF(outcome = 'done', started_at, NULL)) AS complete_until
-        FROM `${var.project}.${var.dataset}._drawoff_runs`
-        GROUP BY source, stream
+      SELECT IF(COUNT(*) = 0, 'all fresh', ERROR(CONCAT('stale: ', STRING_AGG(what, ', ' ORDER BY what)))) AS freshness
+      FROM (
+        SELECT CONCAT(source, '.', stream, ' (', IFNULL(CAST(complete_until AS STRING), 'never'), ')') AS what
+        FROM UNNEST([
+          ${join(",\n    ", local.fresh)}
+        ])
+        LEFT JOIN (
+          SELECT source, stream, MAX(started_at) AS complete_until
+          FROM `${var.project}.${var.dataset}._drawoff_runs`
+          WHERE outcome = 'done' AND started_at > TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL 31 DAY)
+          GROUP BY source, stream
+        ) USING (source, stream)
+        WHERE complete_until IS NULL OR complete_until < TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL ${coalesce(var.fresh_within_hours, 1)} HOUR)
       )
-      SELECT IF(
-        COUNTIF(complete_until IS NULL OR complete_until < TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL ${coalesce(var.fresh_within_hours, 1)} HOUR)) > 0,
-        ERROR('not fresh: ' || STRING_AGG(IF(complete_until IS NULL OR complete_until < TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL ${coalesce(var.fresh_within_hours, 1)} HOUR), source || '.' || stream, NULL), ', ')),
-        'fresh'
-      ) AS state
-      FROM streams
     SQL
+  }
+
+  lifecycle {
+    precondition {
+      condition     = length(local.fresh) > 0
+      error_message = "fresh_within_hours needs fresh_streams: a stream that has never run is in no table."
+    }
   }
 
   depends_on = [

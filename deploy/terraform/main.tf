@@ -4,6 +4,7 @@ locals {
       "artifactregistry.googleapis.com",
       "bigquery.googleapis.com",
       "bigquerystorage.googleapis.com",
+      "cloudbuild.googleapis.com",
       "cloudscheduler.googleapis.com",
       "iam.googleapis.com",
       "monitoring.googleapis.com",
@@ -100,6 +101,16 @@ resource "google_secret_manager_secret_iam_member" "runner_stores" {
   project   = var.project
   secret_id = google_secret_manager_secret.secrets[each.key].secret_id
   role      = "roles/secretmanager.secretVersionAdder"
+  member    = local.runner
+}
+
+# Of two tokens only the newest is good: the one before is disabled.
+resource "google_secret_manager_secret_iam_member" "runner_disables" {
+  for_each = { for id, secret in var.secrets : id => secret if secret.runs_store }
+
+  project   = var.project
+  secret_id = google_secret_manager_secret.secrets[each.key].secret_id
+  role      = "roles/secretmanager.secretVersionManager"
   member    = local.runner
 }
 

@@ -7,8 +7,8 @@ resource "google_cloud_run_v2_job" "job" {
   deletion_protection = var.deletion_protection
 
   template {
-    task_count  = var.tasks
-    parallelism = var.tasks
+    # Without parallelism all tasks run at once, also where one execution is given more of them.
+    task_count = var.tasks
 
     template {
       service_account = google_service_account.runner.email

@@ -176,13 +176,24 @@ variable "alert_emails" {
 }
 
 variable "fresh_within_hours" {
-  description = "An alert fires when a stream was not loaded to its end for so many hours: a query watches that every hour; null: there is none. Set it once the first run has made the table _drawoff_runs."
+  description = "An alert fires when a stream of fresh_streams was not loaded to its end for so many hours: a query watches that every hour; null: there is none. Set it once the first run has made the table _drawoff_runs."
   type        = number
   default     = null
 
   validation {
-    condition     = var.fresh_within_hours == null || try(var.fresh_within_hours >= 1, false)
-    error_message = "Write at least one hour."
+    condition     = var.fresh_within_hours == null || try(var.fresh_within_hours >= 1 && var.fresh_within_hours <= 720 && floor(var.fresh_within_hours) == var.fresh_within_hours, false)
+    error_message = "Write a whole number of hours, 1 to 720 (thirty days)."
+  }
+}
+
+variable "fresh_streams" {
+  description = "What must be fresh: streams by source, such as { acme = [\"tickets\"] }."
+  type        = map(set(string))
+  default     = {}
+
+  validation {
+    condition     = alltrue([for name in flatten([keys(var.fresh_streams), [for streams in values(var.fresh_streams) : tolist(streams)]]) : can(regex("^[A-Za-z0-9_.-]+$", name))])
+    error_message = "Names of sources and streams have letters, digits, underscores, dots and hyphens."
   }
 }
 

@@ -76,7 +76,7 @@ impl App {
     /// # Errors
     /// [`crate::error::ErrorKind::Config`]: what [`crate::settings::Settings::source`] says; a source
     /// that nothing in the cloud could run as it is configured: no project, rows that land in a local
-    /// file, secrets or files that are only here.
+    /// file, secrets or files that are only here, secrets that would be another source's, too.
     pub fn deployment(&self, source: &str, dataset: Option<&str>) -> Result<Deployment> {
         let config = self.settings.source(source)?;
         let project = self.settings.project.clone().ok_or_else(|| {
@@ -91,7 +91,11 @@ impl App {
         let secrets = match demo {
             // It runs in the program itself, which knows them.
             true => Vec::new(),
-            false => secrets(&config)?,
+            false => {
+                let kept = secrets(&config)?;
+                self.not_shared(&config, &kept)?;
+                kept
+            }
         };
         Ok(Deployment {
             target: match dataset {
@@ -107,6 +111,47 @@ impl App {
             project,
             secrets,
         })
+    }
+
+    /// Refuses secrets that are looked for by their key alone, where another source looks for its own
+    /// under the same: the value that is stored for the one would be sent to the other's API.
+    fn not_shared(&self, config: &SourceConfig, kept: &[KeptSecret]) -> Result<()> {
+        for other in self.settings.source_names() {
+            if other == config.name {
+                continue;
+            }
+            // What is wrong with another source is not in the way of this one.
+            let Ok(theirs) = self.settings.source_secrets(other) else {
+                continue;
+            };
+            let both = |key: &str| {
+                let (ours, theirs) = (config.secrets.get(key)?, theirs.lookups.get(key)?);
+                (!ours.named && !theirs.named).then(|| in_secret_manager(ours))?
+            };
+            let shared: Vec<(&str, &str)> = kept
+                .iter()
+                .filter(|secret| both(&secret.key).is_some())
+                .map(|secret| (secret.key.as_str(), secret.project.as_str()))
+                .collect();
+            let Some((first, project)) = shared.first() else {
+                continue;
+            };
+            let places: Vec<String> = shared
+                .iter()
+                .map(|(key, project)| format!("{key}: \"gcp://{project}/{}-{key}\"", config.name))
+                .collect();
+            return Err(Error::config(format!(
+                "sources `{}` and `{other}` would share Secret Manager's secret `{first}` of project `{project}`: \
+                 nothing says where each has its own",
+                config.name
+            ))
+            .hint(format!(
+                "name places in `{FILE}`: `sources: {{{}: {{secrets: {{{}}}}}}}`; if both are to use one, name it for both",
+                config.name,
+                places.join(", ")
+            )));
+        }
+        Ok(())
     }
 
     /// What the environment says here, and would not say there.

@@ -40,8 +40,8 @@ pub struct DeployArgs {
     /// project before it is
     #[arg(long)]
     pub print: bool,
-    /// The source to deploy
-    #[arg(long, value_name = "NAME", env = "DRAWOFF_SOURCE")]
+    /// The source to deploy: one, which becomes a job with a schedule of its own
+    #[arg(long, value_name = "NAME", env = "DRAWOFF_SOURCE", value_parser = one_source)]
     pub source: String,
     /// Google Cloud project to deploy to, in which secrets are looked up by name [default:
     /// drawoff.yaml's]
@@ -89,6 +89,17 @@ impl DeployArgs {
             ..SourceOverrides::default()
         };
         source.settings(global, None, None)
+    }
+}
+
+fn one_source(text: &str) -> Result<String, String> {
+    match text.contains(',') {
+        true => Err(
+            "deploy one source at a time, each with a script of its own; docs/deploy.md says how \
+             one job runs them all"
+                .to_owned(),
+        ),
+        false => Ok(text.to_owned()),
     }
 }
 
@@ -155,7 +166,7 @@ pub fn script(deployment: &Deployment, args: &DeployArgs) -> Result<String> {
         Some(image) => image.clone(),
         None => format!("{registry}/drawoff:{}", env!("CARGO_PKG_VERSION")),
     };
-    let alert = alert(&job);
+    let (failed, not_started) = (failed(&job), not_started(&job));
     let tasks = args.tasks.to_string();
     let values = [
         ("SOURCE", source.as_str()),
@@ -182,7 +193,8 @@ pub fn script(deployment: &Deployment, args: &DeployArgs) -> Result<String> {
         ("TASK_TIMEOUT", &args.task_timeout),
         ("SCHEDULE", &args.schedule),
         ("TIME_ZONE", &args.time_zone),
-        ("ALERT", &alert),
+        ("FAILED", &failed),
+        ("NOT_STARTED", &not_started),
     ];
     let mut text = String::from("#!/usr/bin/env bash\n");
     let _ = writeln!(
@@ -302,13 +314,6 @@ fn variables(deployment: &Deployment) -> Vec<String> {
     for (name, value) in optional {
         all.extend(value.as_ref().map(|value| format!("{name}={value}")));
     }
-    if deployment
-        .files
-        .iter()
-        .any(|f| f.there == Path::new("connectors"))
-    {
-        all.push(format!("{}={IMAGE_FOLDER}/connectors", config::CONNECTORS));
-    }
     let given = deployment.variables.iter();
     all.extend(given.map(|(name, value)| format!("{name}={value}")));
     all
@@ -338,11 +343,10 @@ fn secret(kept: &KeptSecret, deployment: &Deployment) -> String {
     }
     let mut text = format!("secret_is_there {place} ||\n    {create}\n{accessor}");
     if kept.turnover != Turnover::ByHand {
-        // A run stores the token that comes in place of the one it used.
-        let _ = writeln!(
-            text,
-            "grant_secret roles/secretmanager.secretVersionAdder {place}"
-        );
+        // A run stores the token that comes in place of the one it used, and disables that one.
+        for role in ["secretVersionAdder", "secretVersionManager"] {
+            let _ = writeln!(text, "grant_secret roles/secretmanager.{role} {place}");
+        }
     }
     let fill = match kept.turnover {
         Turnover::ByLogin => {
@@ -375,15 +379,22 @@ fn repository() -> String {
         .to_owned()
 }
 
-/// Builds the program's image, unless it is there.
+/// Builds the program's image, unless it is there. Its tag says what it was built from: the version alone
+/// stays the same over many changes.
 const BUILD: &str = "\
+clone=${DRAWOFF_CLONE:-.}
+if [ ! -f \"$clone/Dockerfile\" ] || ! grep -q '^name = \"drawoff\"' \"$clone/Cargo.toml\" 2>/dev/null; then
+    echo \"$clone is not the folder of drawoff's sources: set DRAWOFF_CLONE to that, or name an image with --image\" >&2
+    exit 2
+fi
+commit=$(git -C \"$clone\" rev-parse --short HEAD 2>/dev/null || true)
+# What is in no commit has no name but the time.
+if [ -z \"$commit\" ] || ! git -C \"$clone\" diff --quiet HEAD; then
+    commit=${commit:+$commit-}$(date -u +%Y%m%d-%H%M%S)
+fi
+IMAGE=$IMAGE-$commit
 if ! gcloud artifacts docker images describe \"$IMAGE\" --project=\"$PROJECT\" >/dev/null 2>&1; then
-    if [ ! -f \"${DRAWOFF_CLONE:-.}/Dockerfile\" ]; then
-        echo \"no Dockerfile here: set DRAWOFF_CLONE to the folder of drawoff's sources\" >&2
-        exit 2
-    fi
-    gcloud builds submit \"${DRAWOFF_CLONE:-.}\" --project=\"$PROJECT\" --tag=\"$IMAGE\" \\
-        --machine-type=e2-highcpu-8 --timeout=3600s
+    build \"$clone\" \"$IMAGE\" --machine-type=e2-highcpu-8 --timeout=3600s
 fi
 ";
 
@@ -412,20 +423,26 @@ fn derived(deployment: &Deployment, registry: &str, job: &str) -> String {
             shell(&there.to_string_lossy())
         );
     }
+    let mut files = deployment.files.iter();
+    // In the image, so that whatever runs it finds them.
+    let variable = match files.any(|f| f.there == Path::new("connectors")) {
+        true => format!("ENV {}={IMAGE_FOLDER}/connectors\\n", config::CONNECTORS),
+        false => String::new(),
+    };
     let _ = write!(
         text,
         "# The account in the image is another than yours.\n\
          chmod -R a+rX \"$context\"\n\
-         printf 'FROM %s\\nCOPY work {IMAGE_FOLDER}\\n' \"$IMAGE\" > \"$context/Dockerfile\"\n\
+         printf 'FROM %s\\nCOPY work {IMAGE_FOLDER}\\n{variable}' \"$IMAGE\" > \"$context/Dockerfile\"\n\
          IMAGE={}:$(date -u +%Y%m%d-%H%M%S)\n\
-         gcloud builds submit \"$context\" --project=\"$PROJECT\" --tag=\"$IMAGE\"\n",
+         build \"$context\" \"$IMAGE\"\n",
         shell(&format!("{registry}/{job}"))
     );
     text
 }
 
-/// The alert's policy.
-fn alert(job: &str) -> String {
+/// The policy of the alert for executions that fail.
+fn failed(job: &str) -> String {
     json!({
         "displayName": format!("{job} failed"),
         "combiner": "OR",
@@ -450,6 +467,30 @@ fn alert(job: &str) -> String {
         "documentation": {
             "mimeType": "text/markdown",
             "content": "An execution failed after all its retries. The log's last ERROR says why, and what to do.",
+        },
+    })
+    .to_string()
+}
+
+/// The policy of the alert for a job that is not even started: it does not fail.
+fn not_started(job: &str) -> String {
+    json!({
+        "displayName": format!("{job} was not started"),
+        "combiner": "OR",
+        "conditions": [{
+            "displayName": "Cloud Scheduler could not start it",
+            "conditionMatchedLog": {
+                "filter": format!(
+                    "resource.type = \"cloud_scheduler_job\" AND resource.labels.job_id = \"{job}\" \
+                     AND severity >= ERROR"
+                ),
+            },
+        }],
+        // What a condition on log entries needs.
+        "alertStrategy": {"notificationRateLimit": {"period": "3600s"}, "autoClose": "86400s"},
+        "documentation": {
+            "mimeType": "text/markdown",
+            "content": "The entry says what came back. 403: the starting account lacks roles/run.invoker on the job.",
         },
     })
     .to_string()

@@ -40,11 +40,41 @@ secret_has_value() {
     [ -n "$newest" ]
 }
 
+# build FOLDER IMAGE [FLAG...]
+build() {
+    local folder=$1 image=$2 id status
+    shift 2
+    # gcloud itself ends with 1 where it may not show the build's log, though all goes well.
+    id=$(gcloud builds submit "$folder" --project="$PROJECT" --tag="$image" --async --format='value(id)' "$@")
+    echo "build $id makes $image" >&2
+    while status=$(gcloud builds describe "$id" --project="$PROJECT" --format='value(status)'); do
+        case $status in
+            SUCCESS) return ;;
+            PENDING | QUEUED | WORKING) sleep 5 ;;
+            *) break ;;
+        esac
+    done
+    echo "build $id did not end well ($status); see: gcloud builds log $id --project=$PROJECT" >&2
+    return 1
+}
+
+# alert NAME POLICY
+alert() {
+    local policy
+    policy=$(gcloud alpha monitoring policies list --project="$PROJECT" \
+        --filter="display_name=\"$1\"" --format='value(name)')
+    [ -n "$policy" ] || gcloud alpha monitoring policies create --project="$PROJECT" --policy="$2"
+}
+
 say "the APIs"
 gcloud services enable --project="$PROJECT" \
     artifactregistry.googleapis.com bigquery.googleapis.com bigquerystorage.googleapis.com \
     cloudbuild.googleapis.com cloudscheduler.googleapis.com iam.googleapis.com \
     monitoring.googleapis.com run.googleapis.com secretmanager.googleapis.com
+for project in "$DATASET_PROJECT" "$JOB_PROJECT"; do
+    [ "$project" = "$PROJECT" ] ||
+        gcloud services enable --project="$project" bigquery.googleapis.com bigquerystorage.googleapis.com
+done
 
 say "two accounts: one runs the job, one starts it"
 account "$RUNNER" "drawoff: runs $JOB"
@@ -66,9 +96,10 @@ patiently gcloud projects add-iam-policy-binding "$JOB_PROJECT" --condition=None
 @IMAGE@
 
 say "the job"
+# Parallelism 0: all tasks at once, also where one execution is given more of them.
 gcloud run jobs deploy "$JOB" --project="$PROJECT" --region="$REGION" --image="$IMAGE" \
     --service-account="$RUNNER@$DOMAIN" --args="$ARGUMENTS" --set-env-vars="$VARIABLES" \
-    --tasks="$TASKS" --parallelism="$TASKS" --max-retries=3 --task-timeout="$TASK_TIMEOUT" \
+    --tasks="$TASKS" --parallelism=0 --max-retries=3 --task-timeout="$TASK_TIMEOUT" \
     --cpu=1 --memory=512Mi
 patiently gcloud run jobs add-iam-policy-binding "$JOB" --project="$PROJECT" --region="$REGION" \
     --member="serviceAccount:$STARTER@$DOMAIN" --role=roles/run.invoker
@@ -83,11 +114,8 @@ gcloud scheduler jobs "$action" http "$JOB" --project="$PROJECT" --location="$RE
     --uri="https://run.googleapis.com/v2/projects/$PROJECT/locations/$REGION/jobs/$JOB:run" \
     --oauth-service-account-email="$STARTER@$DOMAIN"
 
-say "an alert when an execution fails"
-policy=$(gcloud alpha monitoring policies list --project="$PROJECT" \
-    --filter="display_name=\"$JOB failed\"" --format='value(name)')
-if [ -z "$policy" ]; then
-    gcloud alpha monitoring policies create --project="$PROJECT" --policy="$ALERT"
-fi
+say "alerts when an execution fails, or cannot be started"
+alert "$JOB failed" "$FAILED"
+alert "$JOB was not started" "$NOT_STARTED"
 
 say "done; to run it now: gcloud run jobs execute $JOB --project=$PROJECT --region=$REGION --wait"

@@ -2,7 +2,7 @@
 //! account. Each call of `gcloud` and `bq` can then be held against the real program's flags.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -11,11 +11,14 @@ const STAND_IN: &str = r#"#!/usr/bin/env bash
 { printf '%s\0' "${0##*/}" "$@"; printf '\036'; } >> "$CALLS"
 case "${0##*/} $*" in
     "gcloud run services describe"*) echo https://drawoff-acme-abc-ew.a.run.app ;;
+    "gcloud projects describe"*) echo 123456789012 ;;
+    "gcloud builds describe"*) echo SUCCESS ;;
     *" describe "*) [ "$EVERYTHING_IS_THERE" = yes ] ;;
     *" list "* | *" list") if [ "$EVERYTHING_IS_THERE" = yes ]; then echo 1; fi ;;
     bq*" show "*) echo '{"kind": "bigquery#dataset", "location": "EU"}' ;;
     "git clone"*) mkdir -p drawoff ;;
-    "gcloud builds submit"*) cp -R -- "$3" "$CALLS.context.$(date +%s%N)" ;;
+    "git -C"*" rev-parse "*) echo 1a2b3c4 ;;
+    "gcloud builds submit"*) cp -R -- "$3" "$CALLS.context.$(date +%s%N)"; echo 5d0f ;;
 esac
 "#;
 
@@ -57,11 +60,34 @@ impl StandIns {
     /// returns the calls in order. Panics with what it says unless it ends well.
     #[track_caller]
     pub fn run(&self, script: &str, folder: &Path, everything_is_there: bool) -> Vec<Call> {
+        let output = self.output(script, folder, everything_is_there);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{}: {said}\n{script}",
+            output.status
+        );
+        let text = std::fs::read_to_string(self.folder.path().join("calls")).unwrap();
+        text.split_terminator('\x1e')
+            .map(|call| call.split_terminator('\0').map(str::to_owned).collect())
+            .collect()
+    }
+
+    /// Runs a script that ends with `code`, in a project where nothing is there; returns what it says.
+    #[track_caller]
+    pub fn fails(&self, script: &str, folder: &Path, code: i32) -> String {
+        let output = self.output(script, folder, false);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}\n{script}");
+        said
+    }
+
+    fn output(&self, script: &str, folder: &Path, everything_is_there: bool) -> Output {
         let calls = self.folder.path().join("calls");
         let _ = std::fs::remove_file(&calls);
         let path = std::env::var_os("PATH").unwrap();
         let path = path.display();
-        let output = Command::new("bash")
+        Command::new("bash")
             .args(["-c", script, "bash"])
             .current_dir(folder)
             .env_clear()
@@ -78,17 +104,7 @@ impl StandIns {
             )
             .stdin(Stdio::null())
             .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{}: {said}\n{script}",
-            output.status
-        );
-        let text = std::fs::read_to_string(&calls).unwrap();
-        text.split_terminator('\x1e')
-            .map(|call| call.split_terminator('\0').map(str::to_owned).collect())
-            .collect()
+            .unwrap()
     }
 
     /// What was handed over to be built, in order.
