@@ -15,7 +15,7 @@ use crate::pipeline::shard::Shard;
 /// What to run.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
-    /// The source to run: one of drawoff.yaml, or a connector's name; may be repeated
+    /// The source to run, of drawoff.yaml or a connector's name; may be repeated
     #[arg(
         long = "source",
         value_name = "NAME",
@@ -68,7 +68,7 @@ pub struct RunArgs {
     /// Memory for rows on their way, such as 64MiB [default: drawoff.yaml's, else 64MiB]
     #[arg(long, value_name = "SIZE", env = config::MEMORY, help_heading = "Run")]
     pub memory: Option<String>,
-    /// Do the share of one of several tasks, such as 0/4 [default: as Cloud Run or Kubernetes says]
+    /// Do the share of one of several tasks, such as 0/4
     #[arg(long, value_name = "INDEX/COUNT", value_parser = Shard::parse, env = "DRAWOFF_SHARD", help_heading = "Run")]
     pub shard: Option<Shard>,
     /// Stop cleanly after this long, such as 50m; the next run goes on from there
