@@ -51,7 +51,7 @@ fn shown_name(name: &str) -> String {
 /// A run's wish for a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// What it is on: a source, or a part of one ([`part_lease`]).
+    /// What it is on: a source, or a part of one ([`lease_within`]).
     pub name: String,
     /// The run that wants it.
     pub run_id: String,
