@@ -747,3 +747,29 @@ async fn tasks_leave_the_cursor_where_a_run_alone_would() {
     assert_eq!(alone.len(), 3);
     assert_eq!(cursors(&["0/3", "2/3", "1/3"]).await, alone);
 }
+
+#[tokio::test]
+async fn a_late_task_begins_no_round_of_its_own() {
+    let shelf = shelf();
+    let served = shelf.clone();
+    let api = FakeApi::start(move |request| serve(&served, request)).await;
+    let bench = bench(&api.url());
+    // Without a lower bound there is nothing to split until there is a cursor.
+    let yaml = all_kinds(&api.url()).replace(", start: '2026-01-01'", "");
+    bench.connector("shop", &yaml);
+    let ran = execute(&bench, &Place::Sqlite, "x", false).await;
+    let outcomes = |runs: &[Row]| {
+        let of = runs.iter().filter(|r| r["stream"] == json!("spans"));
+        of.map(|r| r["outcome"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let runs = sqlite(&bench.path("drawoff.db"), "_drawoff_runs");
+    assert_eq!(outcomes(&runs), ["done"], "{ran:?}");
+    assert_eq!(Place::Sqlite.tables(&bench, &["spans"])[0], rows(&shelf));
+    assert_eq!(Place::Sqlite.checkpoints(&bench).len(), KINDS.len());
+    // The next execution splits what is new.
+    execute(&bench, &Place::Sqlite, "y", true).await;
+    let runs = sqlite(&bench.path("drawoff.db"), "_drawoff_runs");
+    assert!(outcomes(&runs).contains(&"done_in_part".to_owned()));
+    assert_eq!(Place::Sqlite.checkpoints(&bench).len(), KINDS.len());
+}

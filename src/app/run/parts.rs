@@ -19,7 +19,7 @@ use crate::pipeline::cursor::Cursor;
 use crate::pipeline::report::Share;
 use crate::pipeline::shard::Shard;
 use crate::pipeline::split::{Part, Way};
-use crate::state::{Checkpoint, CheckpointKey, SavedCheckpoint, Split, lease_within};
+use crate::state::{Checkpoint, CheckpointKey, Parts, SavedCheckpoint, Split, lease_within};
 use crate::telemetry::Meter;
 
 /// Beyond the time that a dead task's lease holds, how long one waits for it, or until another task has split
@@ -54,7 +54,9 @@ impl Run {
         let whole = lease_within(&self.source.name, &stream.name);
         if Way::of(stream).is_none() || self.options.full_refresh {
             let lot = self.lot(whole);
-            return self.draw_alone(stream, shard, &lot, meter, found).await;
+            return self
+                .draw_alone(stream, None, shard, &lot, meter, found)
+                .await;
         }
         let lot = self.lot(lease_within(&whole, SPLITTING));
         let Some(ready) = self.ready(stream, &lot, meter).await? else {
@@ -63,7 +65,9 @@ impl Run {
         let (place, split) = match self.join(&ready, shard, &lot, meter).await? {
             Work::Whole => {
                 let lot = self.lot(whole);
-                return self.draw_alone(stream, shard, &lot, meter, found).await;
+                return self
+                    .draw_alone(stream, Some(&ready), shard, &lot, meter, found)
+                    .await;
             }
             Work::Nothing => return Ok(Share::Nothing),
             Work::Parts(parts) => *parts,
@@ -113,10 +117,11 @@ impl Run {
         Ok(true)
     }
 
-    /// A stream that cannot be split, where it is this task's.
+    /// A stream that cannot be split, where it is this task's; `ready` where it cannot be split for now.
     async fn draw_alone(
         &self,
         stream: &Stream,
+        ready: Option<&Ready<'_>>,
         shard: Shard,
         lot: &Lot,
         meter: &Arc<Meter>,
@@ -126,8 +131,50 @@ impl Run {
             return Ok(Share::Nothing);
         }
         let held = self.wait_for(lot).await?;
-        let drawn = self.draw_all(stream, lot, meter, found).await;
-        end(held, drawn).await
+        let drawn = async {
+            let share = self.draw_all(stream, lot, meter, found).await?;
+            if let Some(ready) = ready {
+                self.mark_read(ready, lot, meter).await?;
+            }
+            Ok(share)
+        };
+        end(held, drawn.await).await
+    }
+
+    /// Notes that this execution has read a stream which can be split from now on, since it has a cursor: a
+    /// task that comes late must not begin the next round by itself.
+    async fn mark_read(&self, ready: &Ready<'_>, lot: &Lot, meter: &Arc<Meter>) -> Result<()> {
+        if self.execution.is_none() {
+            return Ok(());
+        }
+        let place = self.place(ready, &self.stored().await?);
+        let read = place.published();
+        if place.backfill || read.newest().is_none() {
+            return Ok(());
+        }
+        let split = Split {
+            ended: true,
+            ..self.new_split(ready, Parts::Partitions { count: 1 })
+        };
+        let mut writer = self.writer(ready, &place, lot, meter)?;
+        writer
+            .publish(Checkpoint {
+                split: Some(split),
+                ..read
+            })
+            .await
+    }
+
+    fn new_split(&self, ready: &Ready<'_>, parts: Parts) -> Split {
+        Split {
+            id: self.run_id.clone(),
+            started: self.started,
+            parts,
+            since: ready.since.as_ref().map(Cursor::to_string),
+            until: ready.until.as_ref().map(Cursor::to_string),
+            execution: self.execution.clone(),
+            ended: false,
+        }
     }
 
     /// Finds out how the stream is split, and splits it where nobody has.
@@ -191,15 +238,7 @@ impl Run {
         let Some(parts) = way.parts(&work.bounds()?, window, shard.count) else {
             return Ok(Work::Whole);
         };
-        let split = Split {
-            id: self.run_id.clone(),
-            started: self.started,
-            parts,
-            since: ready.since.as_ref().map(Cursor::to_string),
-            until: ready.until.as_ref().map(Cursor::to_string),
-            execution: self.execution.clone(),
-            ended: false,
-        };
+        let split = self.new_split(ready, parts);
         self.prepare(ready, meter).await?;
         let checkpoint = Checkpoint {
             split: Some(split.clone()),
