@@ -40,7 +40,7 @@ pub(super) struct Found {
 
 impl Found {
     pub fn see(&mut self, place: &Place) {
-        self.cursor_before = place.published().newest();
+        self.cursor_before = place.checkpoint.newest();
         self.cursor_after.clone_from(&self.cursor_before);
     }
 }
@@ -60,20 +60,11 @@ pub(super) struct Ready<'a> {
 /// A checkpoint to go on from.
 pub(super) struct Place {
     pub key: CheckpointKey,
-    pub saved: Option<SavedCheckpoint>,
+    pub checkpoint: Checkpoint,
+    /// As stored; 0 where it is not.
+    pub version: u64,
     /// It is of a span that does not join what was read before.
     pub backfill: bool,
-}
-
-impl Place {
-    pub fn published(&self) -> Checkpoint {
-        let saved = self.saved.as_ref();
-        saved.map(|s| s.checkpoint.clone()).unwrap_or_default()
-    }
-
-    pub fn version(&self) -> u64 {
-        self.saved.as_ref().map_or(0, |s| s.version)
-    }
 }
 
 /// What work is done under: a lease, and what stops it.
@@ -191,18 +182,23 @@ impl Run {
         let Some(ready) = self.ready(stream, lot, meter).await? else {
             return Ok(Share::All(None));
         };
-        let mut saved = match self.options.shard {
-            None => self.saved.clone(),
+        let now;
+        let saved = match self.options.shard {
+            None => &self.saved,
             // Other tasks are at work.
-            Some(_) => self.stored().await?,
+            Some(_) => {
+                now = self.stored().await?;
+                &now
+            }
         };
-        if self.starts_over(stream, &ready.spec.name, &saved).await? {
-            saved.retain(|key, _| !is_of(key, stream));
-        }
-        let mut place = self.place(&ready, &saved);
+        let starts_over = self.starts_over(stream, &ready.spec.name, saved).await?;
+        let mut place = match starts_over {
+            true => self.place(&ready, &HashMap::new()),
+            false => self.place(&ready, saved),
+        };
         found.see(&place);
         if !self.options.full_refresh && ready.since.is_none() {
-            check_seam(stream, &place.published(), ready.kind)?;
+            check_seam(stream, &place.checkpoint, ready.kind)?;
         }
         if self.options.dry_run {
             found.plan = Some(self.destination.plan(&ready.spec).await.map_err(|e| {
@@ -219,13 +215,13 @@ impl Run {
             tracing::warn!(stream = stream.name, "{done}");
         }
         if self.finishes_split(&ready, &place, lot, meter).await? {
-            saved = self.stored().await?;
-            place = self.place(&ready, &saved);
+            place = self.place(&ready, &self.stored().await?);
+        } else if !self.options.dry_run && !starts_over {
+            self.tidy(&place, saved).await?;
         }
-        if !self.options.dry_run {
-            self.tidy(&place, &saved).await?;
-        }
-        let mut work = self.work(&ready, place, None, lot, meter)?;
+        let mut work = self.work(&ready, &place, None, lot, meter)?;
+        // It may be large.
+        drop(place);
         let outcome = work.run().await;
         found.cursor_after = work.published.newest();
         outcome.map(|()| Share::All(None))
@@ -323,10 +319,10 @@ impl Run {
             run_id: self.run_id.clone(),
             base: Base {
                 key: place.key.clone(),
-                version: place.version(),
+                version: place.version,
                 lease: lot.lease.clone(),
             },
-            saved: place.published().newest(),
+            saved: place.checkpoint.newest(),
             clock: self.clock.clone(),
             budget: self.budget.clone(),
             meter: meter.clone(),
@@ -344,14 +340,14 @@ impl Run {
     pub(super) fn work(
         &self,
         ready: &Ready<'_>,
-        place: Place,
+        place: &Place,
         part: Option<(Part, Timestamp)>,
         lot: &Lot,
         meter: &Arc<Meter>,
     ) -> Result<StreamRun> {
         let call = self.call(lot, meter);
-        let writer = self.writer(ready, &place, lot, meter)?;
-        let published = place.published();
+        let writer = self.writer(ready, place, lot, meter)?;
+        let published = place.checkpoint.clone();
         let (part, started) = part.unzip();
         Ok(StreamRun {
             endpoint: self.source.endpoint(ready.stream, &call)?,
@@ -423,9 +419,17 @@ impl Run {
             source: self.source.name.clone(),
             stream: ready.stream.name.clone(),
         };
-        let saved = stored.get(&key).cloned();
+        let at = |key: CheckpointKey, backfill| {
+            let saved = stored.get(&key);
+            Place {
+                checkpoint: saved.map(|s| s.checkpoint.clone()).unwrap_or_default(),
+                version: saved.map_or(0, |s| s.version),
+                key,
+                backfill,
+            }
+        };
         let parse = |text: &String| Cursor::parse(ready.kind?, text);
-        let lowest = saved.as_ref().and_then(|s| {
+        let lowest = stored.get(&key).and_then(|s| {
             let partitions = s.checkpoint.partitions.values().filter_map(parse).min();
             s.checkpoint.cursor.as_ref().and_then(parse).or(partitions)
         });
@@ -436,11 +440,7 @@ impl Run {
             ..Wish::default()
         };
         if wish.moves_cursor() {
-            return Place {
-                key,
-                saved,
-                backfill: false,
-            };
+            return at(key, false);
         }
         let text = |c: &Option<Cursor>| c.as_ref().map(Cursor::to_string).unwrap_or_default();
         let span = format!("{}/{}", text(&ready.since), text(&ready.until));
@@ -448,11 +448,7 @@ impl Run {
             stream: format!("{} {span}", ready.stream.name),
             ..key
         };
-        Place {
-            saved: stored.get(&key).cloned(),
-            key,
-            backfill: true,
-        }
+        at(key, true)
     }
 
     /// Columns of a stream's table: as declared, or those of the table as it is, or what a sample
