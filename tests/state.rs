@@ -198,8 +198,11 @@ async fn a_run_that_stood_still_does_not_publish_over_its_successor() {
         taken.complains("taking its lease over");
         first.signal("CONT");
         let ran = first.end().await.exits(75);
+        // It finds another's in its place, or a destination that is too slow to say so in time.
         assert!(
-            ran.all().contains("lease of source `shop`"),
+            ["lease of source `shop`", "lease of `shop` could not"]
+                .iter()
+                .any(|said| ran.all().contains(said)),
             "{name}: {ran}"
         );
         assert_eq!(place.items(&bench), expected(&shelf), "{name}");

@@ -231,7 +231,8 @@ async fn renew(
             return problem.context(format!(
                 "the lease of `{}` could not be renewed, so run `{}` stops",
                 lease.name, lease.run_id
-            ));
+            ))
+            .hint("the next run goes on from what is published; where this happens again, look at the destination, or make `DRAWOFF_LEASE` longer");
         }
         tracing::warn!(
             lease = lease.name,

@@ -44,10 +44,12 @@ pub fn render(run: &RunReport, paint: Paint) -> String {
     text
 }
 
-/// What was left to the tasks that share the run.
+/// What was left to the tasks that share the run; of what failed nobody knows.
 fn others(run: &RunReport) -> Option<String> {
+    let ended = |s: &StreamReport| !matches!(s.outcome, Outcome::Failed(_) | Outcome::Interrupted);
     let of = |share: Share| {
-        let names = run.streams.iter().filter(|s| s.share == share);
+        let streams = run.streams.iter();
+        let names = streams.filter(|s| s.share == share && ended(s));
         let names: Vec<String> = names.map(|s| format!("`{}`", s.stream)).collect();
         (!names.is_empty()).then(|| names.join(", "))
     };

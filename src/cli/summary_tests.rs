@@ -309,4 +309,10 @@ fn what_other_tasks_read_is_not_shown_as_done() {
         text.contains("left to other tasks: all of `companies` (·); the rest of `tickets`"),
         "{text}"
     );
+    run.streams[1].outcome = Outcome::Failed(Error::new(ErrorKind::Unavailable, "no answer"));
+    let text = render(&run, Paint::plain());
+    assert!(
+        text.contains("left to other tasks: all of `companies` (·)\n"),
+        "{text}"
+    );
 }
