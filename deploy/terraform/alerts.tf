@@ -1,3 +1,8 @@
+locals {
+  channels = [for channel in google_monitoring_notification_channel.emails : channel.id]
+  watched  = var.fresh_within_hours == null ? 0 : 1
+}
+
 resource "google_monitoring_notification_channel" "emails" {
   for_each = var.alert_emails
 
@@ -15,7 +20,7 @@ resource "google_monitoring_alert_policy" "job_failed" {
   project               = var.project
   display_name          = "${var.name} failed"
   combiner              = "OR"
-  notification_channels = [for channel in google_monitoring_notification_channel.emails : channel.id]
+  notification_channels = local.channels
 
   conditions {
     display_name = "an execution failed"
@@ -52,7 +57,7 @@ resource "google_monitoring_alert_policy" "not_started" {
   project               = var.project
   display_name          = "${var.name} was not started"
   combiner              = "OR"
-  notification_channels = [for channel in google_monitoring_notification_channel.emails : channel.id]
+  notification_channels = local.channels
 
   conditions {
     display_name = "Cloud Scheduler could not start it"
@@ -92,7 +97,7 @@ locals {
 }
 
 resource "google_service_account" "watcher" {
-  count = var.fresh_within_hours == null ? 0 : 1
+  count = local.watched
 
   project      = var.project
   account_id   = "${var.name}-watch"
@@ -102,7 +107,7 @@ resource "google_service_account" "watcher" {
 }
 
 resource "google_project_iam_member" "watcher_queries" {
-  count = var.fresh_within_hours == null ? 0 : 1
+  count = local.watched
 
   project = var.project
   role    = "roles/bigquery.jobUser"
@@ -110,7 +115,7 @@ resource "google_project_iam_member" "watcher_queries" {
 }
 
 resource "google_bigquery_dataset_iam_member" "watcher_reads" {
-  count = var.fresh_within_hours == null ? 0 : 1
+  count = local.watched
 
   project    = var.project
   dataset_id = var.create_dataset ? google_bigquery_dataset.dataset[0].dataset_id : var.dataset
@@ -119,7 +124,7 @@ resource "google_bigquery_dataset_iam_member" "watcher_reads" {
 }
 
 resource "google_bigquery_data_transfer_config" "freshness" {
-  count = var.fresh_within_hours == null ? 0 : 1
+  count = local.watched
 
   project              = var.project
   location             = var.location
@@ -161,12 +166,12 @@ resource "google_bigquery_data_transfer_config" "freshness" {
 }
 
 resource "google_monitoring_alert_policy" "not_fresh" {
-  count = var.fresh_within_hours == null ? 0 : 1
+  count = local.watched
 
   project               = var.project
   display_name          = "${var.name} is not fresh"
   combiner              = "OR"
-  notification_channels = [for channel in google_monitoring_notification_channel.emails : channel.id]
+  notification_channels = local.channels
 
   conditions {
     display_name = "the query that watches it failed"

@@ -95,17 +95,8 @@ resource "google_secret_manager_secret_iam_member" "runner_reads" {
   member    = local.runner
 }
 
+# Adds versions and disables them: of two tokens only the newest is good.
 resource "google_secret_manager_secret_iam_member" "runner_stores" {
-  for_each = { for id, secret in var.secrets : id => secret if secret.runs_store }
-
-  project   = var.project
-  secret_id = google_secret_manager_secret.secrets[each.key].secret_id
-  role      = "roles/secretmanager.secretVersionAdder"
-  member    = local.runner
-}
-
-# Of two tokens only the newest is good: the one before is disabled.
-resource "google_secret_manager_secret_iam_member" "runner_disables" {
   for_each = { for id, secret in var.secrets : id => secret if secret.runs_store }
 
   project   = var.project

@@ -344,9 +344,8 @@ fn secret(kept: &KeptSecret, deployment: &Deployment) -> String {
     let mut text = format!("secret_is_there {place} ||\n    {create}\n{accessor}");
     if kept.turnover != Turnover::ByHand {
         // A run stores the token that comes in place of the one it used, and disables that one.
-        for role in ["secretVersionAdder", "secretVersionManager"] {
-            let _ = writeln!(text, "grant_secret roles/secretmanager.{role} {place}");
-        }
+        let role = "roles/secretmanager.secretVersionManager";
+        let _ = writeln!(text, "grant_secret {role} {place}");
     }
     let fill = match kept.turnover {
         Turnover::ByLogin => {
