@@ -15,8 +15,8 @@ use crate::state::{Acquired, Holder, Lease, Life};
 
 /// Between the first two looks at a lease that is waited for…
 const FIRST_LOOK: Duration = Duration::from_millis(100);
-/// …and between later ones, each of which may be a query that costs.
-const LAST_LOOK: Duration = Duration::from_secs(2);
+/// …and between later ones, each of which may be a query that costs, and gets in the way of others.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// What a run takes leases with.
 pub(super) struct Leases {
@@ -164,7 +164,8 @@ impl Leases {
                     ErrorKind::Interrupted,
                     "the run was asked to stop while it waited for a lease",
                 )),
-                () = self.clock.sleep(pause) => {}
+                // Tasks that came together need not look together.
+                () = self.clock.sleep(pause.mul_f64(rand::random_range(0.5..=1.0))) => {}
             }
             pause = (pause * 2).min(LAST_LOOK);
         }

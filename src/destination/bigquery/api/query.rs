@@ -28,6 +28,24 @@ const AFTER_A_CLASH: RetryPolicy = RetryPolicy {
     attempt_timeout: RetryPolicy::BIGQUERY.attempt_timeout,
 };
 
+/// The same of a statement of which BigQuery says that others were in its way, and the waits between them:
+/// twenty minutes at the most, since many tasks may take turns.
+const TURNS: u32 = 100;
+const UNTIL_ITS_TURN: RetryPolicy = RetryPolicy {
+    attempts: TURNS,
+    first_delay: Duration::from_millis(500),
+    longest_delay: Duration::from_secs(16),
+    attempt_timeout: RetryPolicy::BIGQUERY.attempt_timeout,
+};
+
+/// What BigQuery says then, under reasons that it has for much else: of a transaction, of a statement
+/// outside of one, and where already twenty wait for a table.
+const IN_THE_WAY: [&str; 3] = [
+    "concurrent update",
+    "serialize access",
+    "DML statements outstanding",
+];
+
 /// A query or script, its parameters, and labels for whoever looks at the bill.
 pub(in super::super) struct Query<'a> {
     /// What it does, after "could not".
@@ -68,6 +86,10 @@ impl Query<'_> {
     pub(in super::super) fn again(&self, failure: &Failure, attempts: u32) -> Option<Duration> {
         if failure.is_transient() {
             return (attempts < ATTEMPTS).then(|| RetryPolicy::BIGQUERY.delay(attempts));
+        }
+        // Nothing hangs on the words but how long it is tried.
+        if failure.is_of_job() && IN_THE_WAY.iter().any(|w| failure.message.contains(w)) {
+            return (attempts < TURNS).then(|| UNTIL_ITS_TURN.delay(attempts));
         }
         let clash = self.transaction && failure.is_of_job() && failure.reason == "invalidQuery";
         (clash && attempts < CLASHES).then(|| AFTER_A_CLASH.delay(attempts))
@@ -276,5 +298,38 @@ mod tests {
             .map(|n| transaction.again(&of("invalidQuery"), n).unwrap())
             .sum();
         assert!(total < Duration::from_secs(48), "{total:?}");
+    }
+
+    #[test]
+    fn what_others_keep_from_running_waits_for_its_turn() {
+        let table = "table p:d.t";
+        for (reason, message) in [
+            (
+                "invalidQuery",
+                format!(
+                    "Transaction is aborted due to concurrent update against {table}. Transaction ID: 6-1 at [24:9]"
+                ),
+            ),
+            (
+                "invalidQuery",
+                format!("Could not serialize access to {table} due to concurrent update"),
+            ),
+            (
+                "resourcesExceeded",
+                format!(
+                    "Resources exceeded during query execution: Too many DML statements outstanding against {table}, limit is 20."
+                ),
+            ),
+        ] {
+            let failure = Failure::of_job("x", &json!({"reason": reason, "message": message}));
+            let again = |attempts| query("m", "v").again(&failure, attempts);
+            assert!(again(TURNS - 1).is_some(), "{message}");
+            assert!(again(TURNS).is_none(), "{message}");
+            let total: Duration = (1..TURNS).filter_map(again).sum();
+            assert!(total < Duration::from_secs(27 * 60), "{total:?}");
+        }
+        let failure = json!({"reason": "resourcesExceeded", "message": "Not enough memory"});
+        let failure = Failure::of_job("x", &failure);
+        assert!(query("m", "v").again(&failure, 1).is_none());
     }
 }
