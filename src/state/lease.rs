@@ -1,5 +1,5 @@
-//! One run of a source at a time: whoever publishes holds the source's lease, which ends by itself
-//! when it is not renewed.
+//! Nothing is worked on twice at a time: whoever publishes holds the lease of the source, or of the part of
+//! it that is its task's, which ends by itself when it is not renewed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +17,9 @@ pub const DEFAULT_LENGTH: Duration = Duration::from_secs(180);
 /// Between the names of a source, a stream and a part of it, in the name of a lease. No source and no stream
 /// has it in its name.
 pub const WITHIN: char = '#';
+
+/// In the name of the lease under which a stream is split for tasks, and its parts are joined.
+pub const SPLITTING: &str = "split";
 
 /// The name of the lease of something within a source: a stream (`acme#tickets`), or a part of one
 /// (`acme#tickets#3`), that a task works on by itself. While somebody holds it, nobody can take the lease of
@@ -40,6 +43,9 @@ fn shown_name(name: &str) -> String {
     let mut names = name.split(WITHIN);
     let source = names.next().unwrap_or_default();
     match (names.next(), names.next()) {
+        (Some(stream), Some(SPLITTING)) => {
+            format!("the splitting of stream `{stream}` of source `{source}`")
+        }
         (Some(stream), Some(part)) => {
             format!("part `{part}` of stream `{stream}` of source `{source}`")
         }
@@ -76,6 +82,9 @@ pub struct Held {
     #[serde(default)]
     pub holder: Holder,
 }
+
+/// HeldLeases by name.
+pub type HeldLeases = BTreeMap<String, Held>;
 
 /// What came of asking for a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,24 +125,34 @@ impl fmt::Display for HeldBy {
 impl std::error::Error for HeldBy {}
 
 impl Lease {
-    /// For stores that decide by themselves, under a lock: what comes of asking, and the lease to be
+    /// For stores that decide by themselves, under a lock: what comes of asking, and the leases to be
     /// stored when it is ours. `stored`: at least this lease, and all that it [excludes](lease_within), by name.
-    pub fn claim(
-        &self,
-        stored: &BTreeMap<String, Held>,
-        now: Timestamp,
-    ) -> (Acquired, Option<Held>) {
+    pub fn claim(&self, stored: &HeldLeases, now: Timestamp) -> (Acquired, HeldLeases) {
         let mut acquired_at = now;
-        let in_the_way = |(name, held): &(&String, &Held)| {
-            **name != self.name
-                && exclude(name, &self.name)
-                && held.run_id != self.run_id
-                && held.expires_at > now
-                && !self.over.contains(&held.run_id)
+        let excluded = |(name, held): &(&String, &Held)| {
+            **name != self.name && exclude(name, &self.name) && held.run_id != self.run_id
         };
-        if let Some((_, held)) = stored.iter().find(in_the_way) {
-            return (Acquired::Theirs(held.clone()), None);
+        let in_the_way = |(_, held): &(&String, &Held)| {
+            held.expires_at > now && !self.over.contains(&held.run_id)
+        };
+        let mut in_its_way = stored.iter().filter(excluded).filter(in_the_way);
+        if let Some((_, held)) = in_its_way.next() {
+            return (Acquired::Theirs(held.clone()), HeldLeases::new());
         }
+        // Those that nobody has let go of: a run that stood still must find that they are not its own.
+        let mut changed: HeldLeases = stored
+            .iter()
+            .filter(excluded)
+            .filter(|(_, held)| held.acquired_at < held.expires_at)
+            .map(|(name, held)| {
+                let theirs = Held {
+                    run_id: self.run_id.clone(),
+                    expires_at: held.acquired_at,
+                    ..held.clone()
+                };
+                (name.clone(), theirs)
+            })
+            .collect();
         let stored = stored.get(&self.name).cloned();
         let before = match stored {
             Some(held) if held.run_id == self.run_id => {
@@ -141,7 +160,7 @@ impl Lease {
                 None
             }
             Some(held) if held.expires_at > now && !self.over.contains(&held.run_id) => {
-                return (Acquired::Theirs(held), None);
+                return (Acquired::Theirs(held), HeldLeases::new());
             }
             // Let go of, or left behind by a run that did not come to its end.
             stored => stored.filter(|held| held.acquired_at < held.expires_at),
@@ -152,7 +171,8 @@ impl Lease {
             expires_at: self.end(now),
             holder: self.holder.clone(),
         };
-        (Acquired::Ours { before }, Some(held))
+        changed.insert(self.name.clone(), held);
+        (Acquired::Ours { before }, changed)
     }
 
     /// The same for renewing: the lease to be stored.
@@ -161,10 +181,13 @@ impl Lease {
     /// It is no longer this run's.
     pub fn extend(&self, stored: Option<Held>, now: Timestamp, place: &str) -> Result<Held, Error> {
         match stored {
-            Some(held) if held.run_id == self.run_id => Ok(Held {
-                expires_at: self.end(now),
-                ..held
-            }),
+            // Not one that it has let go of: a renewal may come late.
+            Some(held) if held.run_id == self.run_id && held.acquired_at < held.expires_at => {
+                Ok(Held {
+                    expires_at: self.end(now),
+                    ..held
+                })
+            }
             other => Err(self.lost(other.map(|h| h.run_id).as_deref(), place)),
         }
     }
@@ -190,7 +213,7 @@ impl Lease {
         lost(&self.name, &self.run_id, by, place)
     }
 
-    /// The error of a run that finds its source's lease in others' hands.
+    /// The error of a run that finds a lease in others' hands.
     pub fn refused(&self, held: &Held, place: &str) -> Error {
         Error::new(
             ErrorKind::State,
@@ -240,7 +263,8 @@ mod tests {
     /// Asks when the lease is stored so.
     fn claim(lease: &Lease, stored: Option<Held>, now: Timestamp) -> (Acquired, Option<Held>) {
         let stored = stored.map(|held| (lease.name.clone(), held));
-        lease.claim(&stored.into_iter().collect(), now)
+        let (answer, mut changed) = lease.claim(&stored.into_iter().collect(), now);
+        (answer, changed.remove(&lease.name))
     }
 
     fn at(second: i64) -> Timestamp {
@@ -308,12 +332,15 @@ mod tests {
         for (lease, second) in [(&one, 0), (&two, 10), (&other, 10)] {
             let (got, held) = lease.claim(&stored, at(second));
             assert!(matches!(got, Acquired::Ours { before: None }), "{got:?}");
-            stored.insert(lease.name.clone(), held.unwrap());
+            stored.extend(held);
         }
         let (got, none) = whole.claim(&stored, at(59));
         assert_eq!(
             (got, none),
-            (Acquired::Theirs(stored[&one.name].clone()), None)
+            (
+                Acquired::Theirs(stored[&one.name].clone()),
+                HeldLeases::new()
+            )
         );
         let (got, _) = whole.claim(&stored, at(60));
         assert_eq!(got, Acquired::Theirs(stored[&two.name].clone()));
@@ -323,7 +350,29 @@ mod tests {
         };
         let (got, held) = knowing.claim(&stored, at(1));
         assert_eq!(got, Acquired::Ours { before: None });
-        stored.insert(whole.name.clone(), held.unwrap());
+        // Whoever was stepped over finds that out, also when it asks for its own.
+        assert_eq!(
+            held.keys().collect::<Vec<_>>(),
+            ["shop", "shop#tickets#1", "shop#tickets#2"]
+        );
+        let before = stored.clone();
+        stored.extend(held);
+        let lost = one.extend(stored.get(&one.name).cloned(), at(2), "x");
+        assert!(
+            lost.unwrap_err()
+                .to_string()
+                .contains("run `w` has taken it")
+        );
+        // Not those that were let go of.
+        let mut free = before.clone();
+        free.extend(before.iter().map(|(name, held)| {
+            let free = Held {
+                expires_at: held.acquired_at,
+                ..held.clone()
+            };
+            (name.clone(), free)
+        }));
+        assert_eq!(knowing.claim(&free, at(1)).1.len(), 1);
         let late = of(lease_within("shop", "tickets#3"), "d");
         assert!(matches!(late.claim(&stored, at(2)).0, Acquired::Theirs(h) if h.run_id == "w"));
         let stream = of("shop#tickets".into(), "s");

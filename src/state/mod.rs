@@ -4,7 +4,7 @@
 //! | module | owns |
 //! |---|---|
 //! | here | checkpoints, and the trait of whatever stores them |
-//! | `lease` | one run of a source at a time |
+//! | `lease` | nothing is worked on twice at a time |
 //! | `holder` | who holds a lease, and whether that process still lives |
 //! | `split` | a stream that several tasks read, in parts |
 //! | `audit` | what a run did, for the record |
@@ -16,7 +16,10 @@ mod split;
 
 pub use audit::{OUTCOMES, RunRecord};
 pub use holder::{Holder, Life};
-pub use lease::{Acquired, DEFAULT_LENGTH, Held, HeldBy, Lease, WITHIN, lease_within, lost};
+pub use lease::{
+    Acquired, DEFAULT_LENGTH, Held, HeldBy, HeldLeases, Lease, SPLITTING, WITHIN, lease_within,
+    lost,
+};
 pub use split::{PartMark, Parts, Split};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

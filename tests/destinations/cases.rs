@@ -1128,19 +1128,41 @@ pub async fn leases(place: &dyn Place) {
         there.acquire(&knowing).await.unwrap(),
         Acquired::Ours { .. }
     ));
+    // Whoever was stepped over finds that out.
+    for (lease, run) in [(&one, "p1"), (&two, "p2")] {
+        let lost = here.renew(lease).await.unwrap_err();
+        assert!(
+            lost.to_string().contains("run `b` has taken it"),
+            "{run}: {lost:?}"
+        );
+    }
     let table_of = |lease: &str, run: &str| CheckpointUpdate {
         lease: lease.to_owned(),
         ..update(1, run)
     };
-    let late = staged(&*here, &table, "s3", &[&rows]).await;
-    let lost = late.publish(&table_of("src#x#1", "p2")).await.unwrap_err();
-    assert!(
-        lost.chain()
-            .contains("part `1` of stream `x` of source `src`"),
-        "{lost:?}"
-    );
+    for run in ["p1", "p2"] {
+        let late = staged(&*here, &table, &format!("late-{run}"), &[&rows]).await;
+        let lost = late.publish(&table_of("src#x#1", run)).await.unwrap_err();
+        assert!(
+            lost.chain()
+                .contains("part `1` of stream `x` of source `src`"),
+            "{lost:?}"
+        );
+    }
     here.release(&one).await.unwrap();
     there.release(&two).await.unwrap();
+
+    // And the other way round.
+    let knowing = Lease {
+        over: vec!["b".into()],
+        ..two.clone()
+    };
+    assert_eq!(here.acquire(&knowing).await.unwrap(), free);
+    assert!(there.renew(&b).await.is_err());
+    here.release(&two).await.unwrap();
+    // What was given back is not held again by a renewal that comes late.
+    let _ = here.renew(&two).await;
+    assert_eq!(there.acquire(&b).await.unwrap(), free);
 
     // Known to have ended.
     let mut c = lease("src", "c");

@@ -2,7 +2,7 @@
 //! manifest, leases in a file that is replaced whole under the manifest's lock, runs in one that grows
 //! by a line for each stream.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write};
 
@@ -17,9 +17,11 @@ use crate::destination::audit::{self, Cell};
 use crate::destination::blocking;
 use crate::destination::leases::{self, LeaseKeeper};
 use crate::error::Result;
-use crate::state::{Acquired, CheckpointKey, Held, Lease, RunRecord, SavedCheckpoint, StateStore};
+use crate::state::{
+    Acquired, CheckpointKey, HeldLeases, Lease, RunRecord, SavedCheckpoint, StateStore,
+};
 
-/// Leases, by name.
+/// HeldLeases, by name.
 const LEASES: &str = "leases.json";
 
 /// A JSON object a line.
@@ -92,12 +94,12 @@ impl StateStore for FilesDestination {
 
 impl Folder {
     /// The leases as stored. The caller holds the lock.
-    fn leases(&self) -> Result<BTreeMap<String, Held>> {
+    fn leases(&self) -> Result<HeldLeases> {
         let path = self.own().join(LEASES);
         match fs::read(&path) {
             // One that nobody can read says nothing, as if it were not there.
             Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_default()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HeldLeases::new()),
             Err(e) => Err(failed(format!("could not read {}", path.display()), e)),
         }
     }
@@ -173,14 +175,14 @@ impl LeaseKeeper for Folder {
 
     fn change_lease<T>(
         &self,
-        name: &str,
-        how: impl FnOnce(&BTreeMap<String, Held>) -> Result<(T, Option<Held>)>,
+        _name: &str,
+        how: impl FnOnce(&HeldLeases) -> Result<(T, HeldLeases)>,
     ) -> Result<T> {
         let _lock = self.lock()?;
         let mut leases = self.leases()?;
-        let (answer, held) = how(&leases)?;
-        if let Some(held) = held {
-            leases.insert(name.to_owned(), held);
+        let (answer, changed) = how(&leases)?;
+        if !changed.is_empty() {
+            leases.extend(changed);
             replace_json(&self.own(), LEASES, &leases)?;
         }
         Ok(answer)

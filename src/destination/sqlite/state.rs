@@ -1,6 +1,6 @@
 //! Checkpoints, leases and the record of runs, in tables of the database.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -14,8 +14,8 @@ use crate::destination::leases::{self, LeaseKeeper};
 use crate::destination::{Published, TableSpec, blocking};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{
-    Acquired, Checkpoint, CheckpointKey, CheckpointUpdate, Held, Lease, RunRecord, SavedCheckpoint,
-    StateStore,
+    Acquired, Checkpoint, CheckpointKey, CheckpointUpdate, Held, HeldLeases, Lease, RunRecord,
+    SavedCheckpoint, StateStore,
 };
 
 #[async_trait]
@@ -202,7 +202,7 @@ impl LeaseKeeper for Place {
     fn change_lease<T>(
         &self,
         name: &str,
-        how: impl FnOnce(&BTreeMap<String, Held>) -> Result<(T, Option<Held>)>,
+        how: impl FnOnce(&HeldLeases) -> Result<(T, HeldLeases)>,
     ) -> Result<T> {
         let fail = |e| {
             failed(
@@ -216,32 +216,31 @@ impl LeaseKeeper for Place {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fail)?;
         ddl::own_tables(&tx).map_err(fail)?;
-        let (answer, held) = how(&stored_leases(&tx).map_err(fail)?)?;
-        let Some(held) = held else {
-            return Ok(answer);
-        };
-        let holder = serde_json::to_string(&held.holder).map_err(|e| {
-            Error::new(ErrorKind::Bug, "could not write a lease's holder as JSON").source(e)
-        })?;
-        tx.execute(
-            "INSERT OR REPLACE INTO main._drawoff_leases (source, run_id, acquired_at, expires_at, holder)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![
-                name,
-                held.run_id,
-                held.acquired_at.to_string(),
-                held.expires_at.to_string(),
-                holder
-            ],
-        )
-        .map_err(fail)?;
+        let (answer, changed) = how(&stored_leases(&tx).map_err(fail)?)?;
+        for (name, held) in changed {
+            let holder = serde_json::to_string(&held.holder).map_err(|e| {
+                Error::new(ErrorKind::Bug, "could not write a lease's holder as JSON").source(e)
+            })?;
+            tx.execute(
+                "INSERT OR REPLACE INTO main._drawoff_leases (source, run_id, acquired_at, expires_at, holder)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    name,
+                    held.run_id,
+                    held.acquired_at.to_string(),
+                    held.expires_at.to_string(),
+                    holder
+                ],
+            )
+            .map_err(fail)?;
+        }
         tx.commit().map_err(fail)?;
         Ok(answer)
     }
 }
 
 /// The leases as stored, by name, without rows that nobody can read.
-fn stored_leases(conn: &Connection) -> rusqlite::Result<BTreeMap<String, Held>> {
+fn stored_leases(conn: &Connection) -> rusqlite::Result<HeldLeases> {
     let mut rows = conn.prepare(
         "SELECT source, run_id, acquired_at, expires_at, holder FROM main._drawoff_leases",
     )?;

@@ -16,20 +16,30 @@ pub(in super::super) fn acquire(leases: &str) -> String {
     let lease = "MAX(run_id) AS run_id, MAX(holder) AS holder, \
                  MAX(UNIX_MICROS(acquired_at)) AS acquired, MAX(UNIX_MICROS(expires_at)) AS expires";
     let columns = "run_id STRING, holder STRING, acquired INT64, expires INT64";
-    // The same lease, that of the source of this part, or one of a part of this source.
+    // That of the source of this part, or one of a part of this source.
+    let excluded = |source: &str| {
+        format!(
+            "(STARTS_WITH({source}, CONCAT(@lease, '{WITHIN}')) OR STARTS_WITH(@lease, CONCAT({source}, '{WITHIN}')))"
+        )
+    };
     let in_the_way = format!(
         "held.run_id != @run_id AND STRPOS(@over, held.run_id) = 0 AND held.expires_at > CURRENT_TIMESTAMP() \
-         AND (held.source = @lease OR STARTS_WITH(held.source, CONCAT(@lease, '{WITHIN}')) \
-         OR STARTS_WITH(@lease, CONCAT(held.source, '{WITHIN}')))"
+         AND (held.source = @lease OR {})",
+        excluded("held.source")
+    );
+    // Those of others that nobody has let go of: a run that stood still must find that they are not its own.
+    let stepped_over = format!(
+        "run_id != @run_id AND acquired_at < expires_at AND {}",
+        excluded("source")
     );
     format!(
         "DECLARE was STRUCT<{columns}> DEFAULT NULL;\n\
          DECLARE other STRUCT<{columns}> DEFAULT NULL;\n\
          SET was = (SELECT AS STRUCT {lease} FROM {leases} WHERE source = @lease);\n\
-         UPDATE {leases} SET acquired_at = IF(run_id = @run_id, acquired_at, CURRENT_TIMESTAMP()), \
-         expires_at = TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL @length MILLISECOND), \
-         holder = @holder, run_id = @run_id\n\
-         WHERE source = @lease AND NOT EXISTS (SELECT 1 FROM {leases} AS held WHERE {in_the_way});\n\
+         UPDATE {leases} SET acquired_at = IF(source != @lease OR run_id = @run_id, acquired_at, CURRENT_TIMESTAMP()), \
+         expires_at = IF(source = @lease, TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL @length MILLISECOND), acquired_at), \
+         holder = IF(source = @lease, @holder, holder), run_id = @run_id\n\
+         WHERE (source = @lease OR {stepped_over}) AND NOT EXISTS (SELECT 1 FROM {leases} AS held WHERE {in_the_way});\n\
          SET other = (SELECT AS STRUCT run_id, holder, UNIX_MICROS(acquired_at) AS acquired, \
          UNIX_MICROS(expires_at) AS expires FROM {leases} AS held WHERE {in_the_way} LIMIT 1);\n\
          SELECT COUNT(*) AS there, {lease}, {was}, {by}\n\
@@ -61,7 +71,7 @@ pub(in super::super) fn seed_lease(leases: &str) -> String {
 pub(in super::super) fn renew(leases: &str) -> String {
     format!(
         "UPDATE {leases} SET expires_at = TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL @length MILLISECOND)\n\
-         WHERE source = @lease AND run_id = @run_id;\n\
+         WHERE source = @lease AND run_id = @run_id AND acquired_at < expires_at;\n\
          SELECT MAX(run_id) AS run_id FROM {leases} WHERE source = @lease;\n"
     )
 }
