@@ -1,8 +1,11 @@
-//! The lease of a run: taken before anything is read, renewed while it works, let go of at its end.
+//! The leases of a run: taken before anything is published, renewed while it works, let go of at the end.
 
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -34,6 +37,19 @@ pub(super) struct Holding {
     lease: Lease,
     lost: Arc<OnceLock<Lost>>,
     renewing: AbortOnDropHandle<()>,
+}
+
+/// Whether a lease could not be taken because another run holds it.
+pub(super) fn is_busy(error: &Error) -> bool {
+    error.kind() == ErrorKind::State && error.is_transient()
+}
+
+/// What came of waiting for a lease.
+pub(super) enum Waited<T> {
+    /// It is this run's.
+    Held(Holding),
+    /// There is no need of it any more.
+    Needless(T),
 }
 
 /// Why a lease is not held any more, in words.
@@ -149,25 +165,64 @@ impl Leases {
         patience: Duration,
         stop: &CancellationToken,
     ) -> Result<Holding> {
+        let nothing = || std::future::ready(Ok(None::<Infallible>)).boxed();
+        match self.wait_unless(name, patience, stop, nothing).await? {
+            Waited::Held(held) => Ok(held),
+            Waited::Needless(never) => match never {},
+        }
+    }
+
+    /// The same, as long as there is need of it: until `needless` has an answer, which is asked for first, and
+    /// after every wait.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`]'s, and those of `needless`.
+    pub async fn wait_unless<'n, T: 'n>(
+        &self,
+        name: &str,
+        patience: Duration,
+        stop: &CancellationToken,
+        needless: impl Fn() -> BoxFuture<'n, Result<Option<T>>>,
+    ) -> Result<Waited<T>> {
         let begun = self.clock.instant();
         let mut pause = FIRST_LOOK;
         loop {
+            if let Some(answer) = needless().await? {
+                return Ok(Waited::Needless(answer));
+            }
             match self.take(name, stop.clone()).await {
-                Err(e)
-                    if e.kind() == ErrorKind::State
-                        && e.is_transient()
-                        && self.clock.instant() - begun < patience => {}
-                taken => return taken,
+                Ok(held) => return Ok(Waited::Held(held)),
+                Err(e) if !is_busy(&e) => return Err(e),
+                Err(e) => {
+                    let waited = self.clock.instant() - begun;
+                    if waited >= patience {
+                        let waited = waited.as_secs();
+                        return Err(e.context(format!("waited {waited} seconds in vain")));
+                    }
+                }
             }
-            tokio::select! {
-                () = stop.cancelled() => return Err(Error::new(
-                    ErrorKind::Interrupted,
-                    "the run was asked to stop while it waited for a lease",
-                )),
-                // Tasks that came together need not look together.
-                () = self.clock.sleep(pause.mul_f64(rand::random_range(0.5..=1.0))) => {}
-            }
+            self.sleep(pause, stop).await?;
             pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+
+    /// Waits between two looks at what others hold.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Interrupted`] when `stop` is cancelled meanwhile.
+    pub async fn pause(&self, stop: &CancellationToken) -> Result<()> {
+        self.sleep(LAST_LOOK, stop).await
+    }
+
+    async fn sleep(&self, longest: Duration, stop: &CancellationToken) -> Result<()> {
+        // Tasks that came together need not look together.
+        let pause = longest.mul_f64(rand::random_range(0.5..=1.0));
+        tokio::select! {
+            () = stop.cancelled() => Err(Error::new(
+                ErrorKind::Interrupted,
+                "the run was asked to stop while it waited for a lease",
+            )),
+            () = self.clock.sleep(pause) => Ok(()),
         }
     }
 

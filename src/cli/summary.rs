@@ -61,7 +61,7 @@ fn others(run: &RunReport) -> Option<String> {
     .into_iter()
     .flatten()
     .collect();
-    (!said.is_empty()).then(|| format!("left to other tasks: {}", said.join("; ")))
+    (!said.is_empty()).then(|| format!("read by other tasks, or left to them: {}", said.join("; ")))
 }
 
 fn table(run: &RunReport, paint: Paint) -> String {

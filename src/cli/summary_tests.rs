@@ -306,13 +306,15 @@ fn what_other_tasks_read_is_not_shown_as_done() {
     assert!(text.contains("\n·  companies"), "{text}");
     assert!(text.contains("\n✓  tickets"), "{text}");
     assert!(
-        text.contains("left to other tasks: all of `companies` (·); the rest of `tickets`"),
+        text.contains(
+            "read by other tasks, or left to them: all of `companies` (·); the rest of `tickets`"
+        ),
         "{text}"
     );
     run.streams[1].outcome = Outcome::Failed(Error::new(ErrorKind::Unavailable, "no answer"));
     let text = render(&run, Paint::plain());
     assert!(
-        text.contains("left to other tasks: all of `companies` (·)\n"),
+        text.contains("read by other tasks, or left to them: all of `companies` (·)\n"),
         "{text}"
     );
 }

@@ -131,6 +131,12 @@ impl StreamReport {
         )
     }
 
+    /// Whether it is recorded before the run ends: that all parts of a stream are read is said once, by a task
+    /// that may be killed while it reads another.
+    pub fn is_recorded_at_once(&self) -> bool {
+        matches!(self.share, Share::All(Some(_)))
+    }
+
     /// For the table of runs; nothing of streams that were left to other tasks.
     pub fn record(&self, run_id: &str, source: &str, started_at: Timestamp) -> RunRecord {
         let error = match &self.outcome {

@@ -1,17 +1,17 @@
 //! Streams that several tasks read, in parts: which can be split, into what, and what the stream's
 //! checkpoint is once all parts are read. Pure.
 //!
-//! A stream can be split where rows are merged and the parts cannot meet: by spans of time, where the API
-//! takes an upper bound, and by partitions, where it is the child of another. Any other stream is read whole
-//! by one task: the rows of an appended table would be doubled where two spans touch, and what replaces a
-//! table, or tells which of its rows are gone, has to be whole.
+//! A stream can be split where rows are merged, so that it does no harm where two parts touch: by spans of time,
+//! where the API takes an upper bound, and by partitions, where it is the child of another. Any other stream is
+//! read whole by one task: the rows of an appended table would be doubled, and what replaces a table, or tells
+//! which of its rows are gone, has to be whole.
 
 use std::time::Duration;
 
 use super::cursor::{Cursor, CursorKind};
 use super::plan::Bounds;
 use super::shard::MOST_TASKS;
-use crate::connector::{CursorField, Stream};
+use crate::connector::{CursorField, Incremental, Stream, TimeFormat};
 use crate::destination::{Absent, Disposition, TableSpec};
 use crate::source::parents::Partition;
 use crate::state::{Checkpoint, PartMark, Parts, Split};
@@ -22,6 +22,8 @@ const PARTS_A_TASK: u64 = 16;
 
 /// A part is not made shorter than this to have one for each task.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// The same where bounds are written as dates.
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// By what a stream can be split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,21 +67,35 @@ impl Way {
         if spec.disposition != Disposition::Merge || spec.absent == Absent::Close {
             return None;
         }
-        Self::of(stream).filter(|way| *way == Self::Partitions || cursor == Some(CursorKind::Time))
+        // Parts list the parents one after the other, and only of times is it known which are older than all
+        // those lists.
+        let by_parent = stream
+            .incremental
+            .as_ref()
+            .is_some_and(|i| matches!(i.cursor, CursorField::Parent(_)));
+        Self::of(stream).filter(|way| {
+            (*way == Self::Partitions && !by_parent) || cursor == Some(CursorKind::Time)
+        })
     }
 
-    /// The parts for that many tasks of what lies between the bounds; `window` is the longest span that
-    /// the connector asks for at once. `None` where they are open.
-    pub fn parts(self, bounds: &Bounds, window: Option<Duration>, tasks: u32) -> Option<Parts> {
+    /// The parts for that many tasks of what lies between the bounds, which are asked for as the connector says.
+    pub fn parts(self, bounds: &Bounds, asked: Option<&Incremental>, tasks: u32) -> Parts {
         if self == Self::Partitions {
-            return Some(Parts::Partitions { count: tasks });
+            return Parts::Partitions { count: tasks };
         }
         let (Some(Cursor::Time(since)), Some(Cursor::Time(until))) = (&bounds.since, &bounds.until)
         else {
-            return None;
+            return Parts::Whole;
         };
-        let span = Duration::try_from(until.duration_since(*since)).ok()?;
-        let even = (span / tasks.max(1)).max(SHORTEST);
+        let Ok(span) = Duration::try_from(until.duration_since(*since)) else {
+            return Parts::Whole;
+        };
+        let window = asked.and_then(|i| i.window);
+        let shortest = match asked.map(|i| &i.format) {
+            Some(TimeFormat::Date) => DAY,
+            _ => SHORTEST,
+        };
+        let even = (span / tasks.max(1)).max(shortest);
         let length = match window {
             None => even,
             Some(window) => {
@@ -90,13 +106,13 @@ impl Way {
                 window.saturating_mul(together).min(even)
             }
         };
-        Some(Parts::Spans {
+        Parts::Spans {
             since: *since,
             until: *until,
             // Rounded up: there may be fewer parts, never one too many.
             length_ms: u64::try_from(length.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX),
             windows: window.is_some(),
-        })
+        }
     }
 }
 
@@ -104,6 +120,7 @@ impl Split {
     /// The parts, in order; the number of a part is its place.
     pub fn parts(&self) -> Vec<Part> {
         match self.parts {
+            Parts::Whole => Vec::new(),
             Parts::Partitions { count } => (0..count)
                 .map(|index| Part::Share { index, of: count })
                 .collect(),
@@ -118,11 +135,13 @@ impl Split {
                     until: Some(Cursor::Time(until)),
                 };
                 let length = Duration::from_millis(length_ms.max(1));
-                bounds
-                    .spans(Some(length))
-                    .into_iter()
-                    .map(Part::Span)
-                    .collect()
+                let mut spans = bounds.spans(Some(length));
+                // What is at the border of two is in one of them at least, whichever of its bounds an API leaves out.
+                for span in spans.iter_mut().skip(1) {
+                    let below = span.since.as_ref().and_then(Cursor::just_below);
+                    span.since = below.or(span.since.take());
+                }
+                spans.into_iter().map(Part::Span).collect()
             }
         }
     }
@@ -230,6 +249,19 @@ mod tests {
         }
     }
 
+    fn asked(window: Duration, format: TimeFormat) -> Incremental {
+        Incremental {
+            cursor: CursorField::Own("at".into()),
+            since_param: None,
+            until_param: None,
+            format,
+            lookback: Duration::ZERO,
+            start: None,
+            window: Some(window),
+            sorted: false,
+        }
+    }
+
     fn split(parts: Parts) -> Split {
         Split {
             id: "r".into(),
@@ -248,15 +280,15 @@ mod tests {
             from in 0i64..1_000_000, seconds in 1i64..100_000_000, window in prop::option::of(1u64..10_000_000), tasks in 1u32..50,
         ) {
             let bounds = bounds(from, from + seconds);
-            let window = window.map(Duration::from_secs);
-            let parts = split(Way::Spans.parts(&bounds, window, tasks).unwrap()).parts();
+            let asked = window.map(|w| asked(Duration::from_secs(w), TimeFormat::Rfc3339));
+            let parts = split(Way::Spans.parts(&bounds, asked.as_ref(), tasks)).parts();
             let spans: Vec<_> = parts.iter().map(|p| match p {
                 Part::Span(span) => span.clone(),
                 Part::Share { .. } => unreachable!(),
             }).collect();
             prop_assert_eq!(&spans[0].since, &bounds.since);
             prop_assert_eq!(&spans[spans.len() - 1].until, &bounds.until);
-            prop_assert!(spans.windows(2).all(|w| w[0].until == w[1].since));
+            prop_assert!(spans.windows(2).all(|w| w[0].until.as_ref().unwrap().just_below() == w[1].since));
             // One for each task wherever that can be, and not very many.
             prop_assert!(spans.len() as u64 <= (PARTS_A_TASK + 1) * u64::from(tasks));
             prop_assert!(spans.len() as u32 >= tasks.min(u32::try_from(seconds).unwrap() / 2 + 1).min(tasks / 2 + 1));
@@ -275,10 +307,20 @@ mod tests {
         let hour = Duration::from_secs(3_600);
         let day = 86_400;
         let count = |to: i64, tasks| {
-            split(Way::Spans.parts(&bounds(0, to), Some(hour), tasks).unwrap())
+            let asked = asked(hour, TimeFormat::Rfc3339);
+            split(Way::Spans.parts(&bounds(0, to), Some(&asked), tasks))
                 .parts()
                 .len()
         };
+        let dates = asked(hour, TimeFormat::Date);
+        let parts = Way::Spans.parts(&bounds(0, 2 * day), Some(&dates), 48);
+        assert_eq!(split(parts).parts().len(), 48, "the connector's windows");
+        let dates = Incremental {
+            window: None,
+            ..dates
+        };
+        let parts = Way::Spans.parts(&bounds(0, 2 * day), Some(&dates), 48);
+        assert_eq!(split(parts).parts().len(), 2, "no shorter than a day");
         assert_eq!(count(day, 2), 24);
         assert_eq!(count(day, 48), 48, "shorter than a window rather than none");
         assert_eq!(count(100 * day, 2), 32, "75 hours each");
@@ -287,7 +329,11 @@ mod tests {
             since: None,
             ..bounds(0, 1)
         };
-        assert_eq!(Way::Spans.parts(&open, Some(hour), 2), None);
+        let parts = Way::Spans.parts(&open, Some(&dates), 2);
+        assert_eq!(
+            (&parts, split(parts.clone()).parts()),
+            (&Parts::Whole, vec![])
+        );
     }
 
     #[test]

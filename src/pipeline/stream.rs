@@ -190,11 +190,15 @@ impl StreamRun {
 
     /// A cursor that may be saved once everything up to it was read. A record that changed behind
     /// the reader's back is newer than the run's start, so nothing newer counts as read, unless
-    /// records come in the order of their changes, or could be doubled.
+    /// records come in the order of their changes, or could be doubled. Parts are read at different times, whatever
+    /// the order.
     fn settled(&self, reached: Option<Cursor>) -> Option<Cursor> {
         let sorted = self.incremental().is_some_and(|i| i.sorted);
         match reached {
-            Some(Cursor::Time(t)) if !sorted && self.disposition() != Disposition::Append => {
+            Some(Cursor::Time(t))
+                if (!sorted || self.part.is_some())
+                    && self.disposition() != Disposition::Append =>
+            {
                 Some(Cursor::Time(t.min(self.started)))
             }
             reached => reached,
@@ -428,7 +432,10 @@ impl StreamRun {
             mark.read = true;
         } else if self.backfill {
             // Done: the same backfill, asked for again, reads all of it again.
-            self.checkpoint = Checkpoint::default();
+            self.checkpoint = Checkpoint {
+                split: self.checkpoint.split.take(),
+                ..Checkpoint::default()
+            };
         } else if self.parents.is_empty() {
             self.save_seam("");
         }

@@ -71,6 +71,14 @@ impl News {
 }
 
 impl News {
+    /// The same but for fields without a column.
+    pub fn of_columns(self) -> Self {
+        Self {
+            fresh: Fields::default(),
+            ..self
+        }
+    }
+
     /// The paths of the fields that need a column in a table of these ones, and what it would be.
     pub fn fields(&self, columns: &[Column]) -> Vec<(String, Column)> {
         let mut found = Vec::new();

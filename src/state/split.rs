@@ -30,6 +30,13 @@ pub struct Split {
     pub ended: bool,
 }
 
+impl Split {
+    /// Whether one task has been left to read all of the stream, and has not got to the end.
+    pub fn is_whole(&self) -> bool {
+        !self.ended && self.parts == Parts::Whole
+    }
+}
+
 /// The parts of a split stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -51,6 +58,8 @@ pub enum Parts {
         /// How many parts.
         count: u32,
     },
+    /// None: it cannot be split for now, so one task reads all of it, also when it is started again and could.
+    Whole,
 }
 
 /// In the checkpoint of a part: which it is of, and whether it is done.

@@ -12,25 +12,27 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::split::{Work, open_split};
+use self::split::{Work, open_split, refused};
 use super::Run;
-use super::stream::{Found, Lot, Place, Ready};
-use crate::app::lease::Holding;
+use super::stream::{Found, Lot, Place, Ready, is_of};
+use crate::app::lease::{Holding, is_busy};
 use crate::connector::Stream;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::cursor::Cursor;
 use crate::pipeline::report::Share;
 use crate::pipeline::shard::Shard;
 use crate::pipeline::split::{Part, Way};
-use crate::state::{CheckpointKey, SavedCheckpoint, Split, lease_within};
+use crate::schema::evolution::adopt;
+use crate::schema::landing::Contract;
+use crate::state::{CheckpointKey, SPLITTING, SavedCheckpoint, Split, lease_within};
 use crate::telemetry::Meter;
 
 /// Beyond the time that a dead task's lease holds, how long one waits for it, or until another task has split
 /// or joined a stream.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// In the name of the lease under which a stream is split, and its parts are joined.
-const SPLITTING: &str = "split";
+/// Parts that a task fails to read before it gives up: then it is hardly theirs.
+const MOST_FAILED: usize = 3;
 
 /// Checkpoints as stored.
 pub(super) type Stored = HashMap<CheckpointKey, SavedCheckpoint>;
@@ -55,19 +57,26 @@ impl Run {
         let Some(ready) = self.ready(stream, &lot, meter).await? else {
             return Ok(Share::Nothing);
         };
-        let (place, split) = match self.join(&ready, shard, &lot, meter).await? {
-            Work::Whole => {
-                let lot = self.lot(whole);
-                return self
-                    .draw_alone(stream, Some(&ready), shard, &lot, meter, found)
-                    .await;
+        let (place, split) = loop {
+            match self.join(&ready, shard, &lot, meter).await? {
+                Work::Whole => {
+                    let lot = self.lot(whole);
+                    return self
+                        .draw_alone(stream, Some(&ready), shard, &lot, meter, found)
+                        .await;
+                }
+                Work::Nothing => return Ok(Share::Nothing),
+                Work::Parts(parts) => break *parts,
+                Work::Left(parts) => {
+                    let (place, split) = *parts;
+                    self.finish_left(&ready, &place, &split, &lot, meter)
+                        .await?;
+                }
             }
-            Work::Nothing => return Ok(Share::Nothing),
-            Work::Parts(parts) => *parts,
         };
         found.see(&place);
         let read = self
-            .read_parts(&ready, &place, &split, shard, None, meter)
+            .read_parts(&ready, &place, &split, shard, meter)
             .await?;
         match self.close(&ready, &split, &lot, meter).await? {
             Some(joined) => {
@@ -89,25 +98,109 @@ impl Run {
         meter: &Arc<Meter>,
     ) -> Result<bool> {
         let skipped = self.options.full_refresh || self.options.dry_run;
-        let Some(split) = open_split(place).filter(|_| !skipped && ready.way().is_some()) else {
+        let splittable = !skipped && ready.way().is_some();
+        let Some(split) = open_split(place).filter(|s| splittable && !s.is_whole()) else {
             return Ok(false);
-        };
-        // As they wanted it.
-        let bound = |text: &Option<String>| Cursor::parse(ready.kind?, text.as_deref()?);
-        let ready = &Ready {
-            since: bound(&split.since),
-            until: bound(&split.until),
-            ..ready.clone()
         };
         tracing::info!(
             stream = ready.stream.name,
             "tasks that shared an earlier run have not read all their parts of the stream: reading the rest"
         );
-        let alone = Shard { index: 0, count: 1 };
-        self.read_parts(ready, place, &split, alone, Some(lot), meter)
-            .await?;
+        let ready = &as_wanted(ready, &split);
+        let ready = &self.prepare_with_others(ready, meter).await?;
+        let stored = self.stored().await?;
+        for part in left(place, &split, &stored) {
+            self.read_part(ready, place, &split, part, lot, meter)
+                .await?;
+        }
         self.close_held(ready, &split, lot, meter).await?;
         Ok(true)
+    }
+
+    /// Finishes, together with the other tasks of this execution, what those of an earlier one have left of a
+    /// stream, whoever's it was: a part that nobody holds is read, others are waited for.
+    async fn finish_left(
+        &self,
+        ready: &Ready<'_>,
+        place: &Place,
+        split: &Split,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+    ) -> Result<()> {
+        tracing::info!(
+            stream = ready.stream.name,
+            "tasks of an earlier execution have not read all their parts of the stream: reading the rest first"
+        );
+        let ready = &as_wanted(ready, split);
+        let ready = &self.prepare_with_others(ready, meter).await?;
+        let mut waiting = false;
+        loop {
+            let stored = self.stored().await?;
+            let now = stored.get(&place.key);
+            let open = now.is_some_and(|s| s.checkpoint.split.as_ref() == Some(split));
+            let mut left = left(place, split, &stored);
+            if !open || left.is_empty() {
+                break;
+            }
+            // Not all at the same one.
+            let first = rand::random_range(0..left.len());
+            left.rotate_left(first);
+            if waiting {
+                left.truncate(1);
+            }
+            waiting = true;
+            for (key, part) in left {
+                let lot = self.part_lot(ready, &key);
+                let held = match self.leases.take(&lot.lease, lot.stop.clone()).await {
+                    Ok(held) => held,
+                    Err(e) if is_busy(&e) => continue,
+                    Err(e) => return Err(e),
+                };
+                let read = self
+                    .read_part(ready, place, split, (key, part), &lot, meter)
+                    .await;
+                end(held, read).await?;
+                waiting = false;
+            }
+            if waiting {
+                self.leases.pause(&lot.stop).await?;
+            }
+        }
+        self.close(ready, split, lot, meter).await?;
+        Ok(())
+    }
+
+    /// Brings the table of a stream that tasks share into shape; the stream with the columns that others have
+    /// given an evolving one meanwhile.
+    pub(super) async fn prepare_with_others<'a>(
+        &self,
+        ready: &Ready<'a>,
+        meter: &Meter,
+    ) -> Result<Ready<'a>> {
+        let mut ready = self.adopted(ready).await?;
+        loop {
+            match self.prepare(&ready, meter).await {
+                Ok(()) => return Ok(ready),
+                Err(e) if e.kind() == ErrorKind::Schema => {
+                    let now = self.adopted(&ready).await?;
+                    if now.spec.schema == ready.spec.schema {
+                        return Err(e);
+                    }
+                    ready = now;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    async fn adopted<'a>(&self, ready: &Ready<'a>) -> Result<Ready<'a>> {
+        let mut ready = ready.clone();
+        if ready.contract == Contract::Evolve
+            && let Some(there) = self.destination.existing(&ready.spec.name).await?
+        {
+            ready.spec.schema = adopt(&ready.spec.schema, &there, true);
+        }
+        Ok(ready)
     }
 
     /// A stream that cannot be split, where it is this task's; `ready` where it cannot be split for now.
@@ -127,50 +220,42 @@ impl Run {
         let drawn = async {
             let share = self.draw_all(stream, lot, meter, found).await?;
             if let Some(ready) = ready {
-                self.mark_read(ready, lot, meter).await?;
+                self.close_whole(ready, lot, meter).await?;
             }
             Ok(share)
         };
         end(held, drawn.await).await
     }
 
-    /// Reads this task's parts of a split stream, one after the other, each under a lease of its own, or all
-    /// under that of `whole`. Whether there were any.
+    /// Reads this task's parts of a split stream, one after the other, each under a lease of its own. Whether
+    /// there were any.
     async fn read_parts(
         &self,
         ready: &Ready<'_>,
         place: &Place,
         split: &Split,
         shard: Shard,
-        whole: Option<&Lot>,
         meter: &Arc<Meter>,
     ) -> Result<bool> {
         let number = self.number(ready.stream);
         let stored = self.stored().await?;
-        let left: Vec<(CheckpointKey, Part)> = split
-            .parts()
-            .into_iter()
-            .enumerate()
-            .filter(|(n, _)| shard.owns(number, *n))
-            .map(|(n, part)| (key_of(place, n), part))
-            .filter(|(key, _)| !is_read(stored.get(key), split))
+        let own: Vec<CheckpointKey> = (0..split.parts().len())
+            .filter(|n| shard.owns(number, *n))
+            .map(|n| key_of(place, n))
             .collect();
+        let mut left = left(place, split, &stored);
+        left.retain(|(key, _)| own.contains(key));
         if left.is_empty() {
             return Ok(false);
         }
-        self.prepare(ready, meter).await?;
-        let mut busy = Vec::new();
+        let ready = &self.prepare_with_others(ready, meter).await?;
+        let (mut busy, mut failed) = (Vec::new(), Failed::default());
         for (key, part) in left {
-            if let Some(lot) = whole {
-                self.read_part(ready, place, split, (key, part), lot, meter)
-                    .await?;
-                continue;
-            }
             let lot = self.part_lot(ready, &key);
             let held = match self.leases.take(&lot.lease, lot.stop.clone()).await {
                 Ok(held) => held,
                 // An earlier attempt's, most likely; the other parts need not wait for it.
-                Err(e) if e.kind() == ErrorKind::State && e.is_transient() => {
+                Err(e) if is_busy(&e) => {
                     busy.push((key, part, lot));
                     continue;
                 }
@@ -179,15 +264,16 @@ impl Run {
             let read = self
                 .read_part(ready, place, split, (key, part), &lot, meter)
                 .await;
-            end(held, read).await?;
+            failed.note(&lot, end(held, read).await)?;
         }
         for (key, part, lot) in busy {
             let held = self.wait_for(&lot).await?;
             let read = self
                 .read_part(ready, place, split, (key, part), &lot, meter)
                 .await;
-            end(held, read).await?;
+            failed.note(&lot, end(held, read).await)?;
         }
+        failed.first()?;
         Ok(true)
     }
 
@@ -208,6 +294,16 @@ impl Run {
         if !open || is_read(saved.as_ref(), split) {
             return Ok(());
         }
+        if let Some(newer) = stored
+            .iter()
+            .filter(|(key, _)| is_of(key, ready.stream))
+            .filter_map(|(_, s)| s.checkpoint.split.as_ref())
+            .find(|other| !other.ended && other.id != split.id && other.started > split.started)
+        {
+            // What those have read already may be newer than what this would publish after them.
+            return Err(refused(ready, newer).transient(true));
+        }
+        let ready = &self.adopted(ready).await?;
         let version = saved.as_ref().map_or(0, |s| s.version);
         let checkpoint = saved
             .map(|s| s.checkpoint)
@@ -250,14 +346,73 @@ impl Run {
 
     /// Waits for a lease that another task holds, which may be dead.
     async fn wait_for(&self, lot: &Lot) -> Result<Holding> {
-        let patience = self.leases.length() + PATIENCE;
+        let patience = self.patience();
         self.leases.wait_for(&lot.lease, patience, &lot.stop).await
+    }
+
+    fn patience(&self) -> Duration {
+        self.leases.length() + PATIENCE
     }
 }
 
 impl Ready<'_> {
     fn way(&self) -> Option<Way> {
         Way::of_table(self.stream, &self.spec, self.kind)
+    }
+}
+
+/// Parts that could not be read.
+#[derive(Default)]
+struct Failed(Vec<Error>);
+
+impl Failed {
+    /// Takes note of how a part ended. One that cannot be read does not keep its task from the others.
+    ///
+    /// # Errors
+    /// What is not the part's own failure, or one too many.
+    fn note(&mut self, lot: &Lot, outcome: Result<()>) -> Result<()> {
+        let Err(error) = outcome else { return Ok(()) };
+        let own = matches!(
+            error.kind(),
+            ErrorKind::Unavailable
+                | ErrorKind::Rejected
+                | ErrorKind::Decode
+                | ErrorKind::Schema
+                | ErrorKind::State
+        );
+        if !own || self.0.len() + 1 == MOST_FAILED {
+            return Err(error);
+        }
+        tracing::warn!(
+            lease = lot.lease,
+            "a part of the stream could not be read, going on with the others: {}",
+            error.chain()
+        );
+        self.0.push(error);
+        Ok(())
+    }
+
+    fn first(self) -> Result<()> {
+        self.0.into_iter().next().map_or(Ok(()), Err)
+    }
+}
+
+/// The parts that are not read, with their keys.
+fn left(place: &Place, split: &Split, stored: &Stored) -> Vec<(CheckpointKey, Part)> {
+    let parts = split.parts().into_iter().enumerate();
+    parts
+        .map(|(n, part)| (key_of(place, n), part))
+        .filter(|(key, _)| !is_read(stored.get(key), split))
+        .collect()
+}
+
+/// A stream as those wanted it who split it.
+fn as_wanted<'a>(ready: &Ready<'a>, split: &Split) -> Ready<'a> {
+    let bound = |text: &Option<String>| Cursor::parse(ready.kind?, text.as_deref()?);
+    Ready {
+        since: bound(&split.since),
+        until: bound(&split.until),
+        ..ready.clone()
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) struct Lot {
 }
 
 /// Whether a checkpoint is of a stream, of a backfill of it, or of a part.
-fn is_of(key: &CheckpointKey, stream: &Stream) -> bool {
+pub(super) fn is_of(key: &CheckpointKey, stream: &Stream) -> bool {
     let rest = key.stream.strip_prefix(stream.name.as_str());
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }
@@ -357,8 +357,11 @@ impl Run {
                 Checkpoint::default()
             } else {
                 Checkpoint {
-                    // It has ended, or means nothing any more.
-                    split: None,
+                    // Else it has ended, or means nothing any more.
+                    split: published
+                        .split
+                        .clone()
+                        .filter(|s| self.options.shard.is_some() && s.is_whole()),
                     ..published.clone()
                 }
             },
@@ -389,10 +392,7 @@ impl Run {
             .iter()
             .filter(|(key, saved)| is_of(key, stream) && saved.checkpoint != Checkpoint::default())
             .collect();
-        let knows_how_far = of_stream
-            .iter()
-            .any(|(_, s)| s.checkpoint.newest().is_some());
-        if !knows_how_far || self.destination.existing(table).await?.is_some() {
+        if of_stream.is_empty() || self.destination.existing(table).await?.is_some() {
             return Ok(false);
         }
         tracing::warn!(

@@ -37,7 +37,13 @@ impl Run {
             .map(|(stream, meter)| {
                 let run = run.clone();
                 let span = span::stream(&stream.name);
-                let task = async move { run.stream(&stream, &meter).await };
+                let task = async move {
+                    let mut report = run.stream(&stream, &meter).await;
+                    if report.is_recorded_at_once() {
+                        run.record(&mut [&mut report]).await;
+                    }
+                    report
+                };
                 AbortOnDropHandle::new(tokio::spawn(task.instrument(span)))
             })
             .buffered(run.streams)
@@ -54,7 +60,12 @@ impl Run {
             }
         }
         if !run.options.dry_run {
-            run.record(&mut reports).await;
+            let mut left: Vec<&mut StreamReport> = reports
+                .iter_mut()
+                .filter(|r| r.share != Share::Nothing && !r.is_recorded_at_once())
+                .collect();
+            run.record(&mut left).await;
+            run.log_end(&reports);
         }
         let problem = run.source.settle().await.err();
         Ok(RunReport {
@@ -70,11 +81,7 @@ impl Run {
     }
 
     /// Stores what the streams did; adds to the reports what only the destination knows.
-    async fn record(&self, reports: &mut [StreamReport]) {
-        let mut reports: Vec<&mut StreamReport> = reports
-            .iter_mut()
-            .filter(|report| report.share != Share::Nothing)
-            .collect();
+    async fn record(&self, reports: &mut [&mut StreamReport]) {
         let mut records: Vec<RunRecord> = reports
             .iter()
             .map(|report| RunRecord {
@@ -107,6 +114,9 @@ impl Run {
                 );
             }
         }
+    }
+
+    fn log_end(&self, reports: &[StreamReport]) {
         tracing::info!(
             run_id = self.run_id,
             source = self.source.name,

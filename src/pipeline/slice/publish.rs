@@ -8,6 +8,7 @@ use super::SliceWriter;
 use super::tally::{Cost, Tally};
 use crate::destination::{Absent, TableSpec, rejects};
 use crate::error::{Error, ErrorKind, Result};
+use crate::schema::evolution::adopt;
 use crate::schema::grow::grow;
 use crate::schema::landing::Contract;
 use crate::state::{Checkpoint, CheckpointUpdate, SliceFacts};
@@ -98,25 +99,44 @@ impl SliceWriter {
         if self.contract != Contract::Evolve || (self.table.write_method.is_direct() && !at_end) {
             return Ok(());
         }
-        let news = self.decoder.news();
-        let schema = grow(
-            &self.table.schema,
-            &news,
-            &contract::rules(&self.table, self.decoder.spoken()),
-        );
-        if news.is_empty() || schema == self.table.schema {
+        let mut news = self.decoder.news();
+        if news.is_empty() {
             return Ok(());
         }
-        let table = TableSpec {
-            schema,
-            ..self.table.clone()
+        let mut columns = self.table.schema.clone();
+        let (table, changes) = loop {
+            let schema = grow(
+                &columns,
+                &news,
+                &contract::rules(&self.table, self.decoder.spoken()),
+            );
+            if schema == self.table.schema {
+                return Ok(());
+            }
+            let table = TableSpec {
+                schema,
+                ..self.table.clone()
+            };
+            let error = match self.destination.prepare(&table).await {
+                Ok(changes) => break (table, changes),
+                Err(e) => e.context(format!(
+                    "everything read was published, and table `{}` could not be given the columns for what is new in it",
+                    table.name
+                )),
+            };
+            // Another task may have given it others meanwhile. Then fields without a column wait, in the extra
+            // one, until they come again.
+            let there = match error.kind() {
+                ErrorKind::Schema => self.destination.existing(&table.name).await?,
+                _ => None,
+            };
+            let adopted = there.map(|there| adopt(&self.table.schema, &there, true));
+            match adopted {
+                Some(adopted) if adopted != columns => columns = adopted,
+                _ => return Err(error),
+            }
+            news = news.of_columns();
         };
-        let changes = self.destination.prepare(&table).await.map_err(|e| {
-            e.context(format!(
-                "everything read was published, and table `{}` could not be given the columns for what is new in it",
-                table.name
-            ))
-        })?;
         self.decoder = self.decoder.with_columns(&table.schema)?;
         self.table = table;
         self.meter.changed(changes);

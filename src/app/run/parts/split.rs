@@ -2,22 +2,28 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+
 use super::{Stored, end, is_read, key_of};
+use crate::app::lease::{Waited, is_busy};
 use crate::app::run::Run;
-use crate::app::run::stream::{Lot, Place, Ready};
+use crate::app::run::stream::{Lot, Place, Ready, is_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::cursor::Cursor;
 use crate::pipeline::shard::Shard;
+use crate::pipeline::slice::SliceWriter;
 use crate::pipeline::split::Way;
-use crate::state::{Checkpoint, CheckpointKey, Parts, SavedCheckpoint, Split};
+use crate::state::{Checkpoint, CheckpointKey, Parts, SavedCheckpoint, Split, lease_within};
 use crate::telemetry::Meter;
 
 /// What a task finds to do for a stream.
 pub(super) enum Work {
-    /// The stream cannot be split.
+    /// The stream cannot be split: all of it, for one task.
     Whole,
     /// Parts of it.
     Parts(Box<(Place, Split)>),
+    /// First, what tasks of an earlier execution have left of it.
+    Left(Box<(Place, Split)>),
     /// All of it is read.
     Nothing,
 }
@@ -34,16 +40,32 @@ impl Run {
         let Some(way) = ready.way() else {
             return Ok(Work::Whole);
         };
-        let place = self.place(ready, &self.stored().await?);
-        if let Some(split) = open_split(&place)
-            && wants(ready, &split)
-            && self.destination.existing(&ready.spec.name).await?.is_some()
-        {
-            return Ok(Work::Parts(Box::new((place, split))));
+        // Somebody else may split it meanwhile, and hold leases that keep this task from its own.
+        let is_split = || {
+            async {
+                let place = self.place(ready, &self.stored().await?);
+                let Some(split) = open_split(&place) else {
+                    return Ok(None);
+                };
+                if !wants(ready, &split) && !self.is_earlier(&split) {
+                    return Ok(None);
+                }
+                let table = self.destination.existing(&ready.spec.name).await?;
+                Ok(table.map(|_| self.work_of(place, split)))
+            }
+            .boxed()
+        };
+        let waited = self
+            .leases
+            .wait_unless(&lot.lease, self.patience(), &lot.stop, is_split)
+            .await?;
+        match waited {
+            Waited::Needless(work) => Ok(work),
+            Waited::Held(held) => {
+                let work = self.split(ready, way, shard, lot, meter).await;
+                end(held, work).await
+            }
         }
-        let held = self.wait_for(lot).await?;
-        let work = self.split(ready, way, shard, lot, meter).await;
-        end(held, work).await
     }
 
     /// Splits the stream, with its lease held.
@@ -64,11 +86,15 @@ impl Run {
         }
         let place = self.place(ready, &stored);
         if let Some(split) = open_split(&place) {
-            check_wish(ready, &split)?;
-            return Ok(Work::Parts(Box::new((place, split))));
+            return match wants(ready, &split) || self.is_earlier(&split) {
+                true => Ok(self.work_of(place, split)),
+                false => Err(refused(ready, &split)),
+            };
         }
         self.tidy(&place, &stored).await?;
-        let same = |s: &Split| s.ended && s.execution.is_some() && s.execution == self.execution;
+        let same = |s: &Split| {
+            s.ended && wants(ready, s) && s.execution.is_some() && s.execution == self.execution
+        };
         if let Some(split) = place.checkpoint.split.as_ref().filter(|s| same(s)) {
             tracing::warn!(
                 stream = ready.stream.name,
@@ -78,13 +104,49 @@ impl Run {
             );
             return Ok(Work::Nothing);
         }
-        let mut work = self.work(ready, &place, None, lot, meter)?;
-        let window = ready.stream.incremental.as_ref().and_then(|i| i.window);
-        let Some(parts) = way.parts(&work.bounds()?, window, shard.count) else {
-            return Ok(Work::Whole);
-        };
+        let work = self.work(ready, &place, None, lot, meter)?;
+        let parts = way.parts(
+            &work.bounds()?,
+            ready.stream.incremental.as_ref(),
+            shard.count,
+        );
         let split = self.new_split(ready, parts);
-        self.prepare(ready, meter).await?;
+        // Tasks with bounds of their own may be at work: what they have read, and not published, may be older
+        // than what this one's will read. Those that come later find that this split is newer.
+        let others = stored.iter().find_map(|(key, saved)| {
+            let split = saved.checkpoint.split.as_ref()?;
+            (is_of(key, ready.stream) && !split.ended).then_some(split)
+        });
+        let quiet = match others {
+            None => None,
+            Some(others) => {
+                let whole = self.lot(lease_within(&self.source.name, &ready.stream.name));
+                let taken = self.leases.take(&whole.lease, whole.stop.clone()).await;
+                Some(taken.map_err(|e| match is_busy(&e) {
+                    true => refused(ready, others).transient(true),
+                    false => e,
+                })?)
+            }
+        };
+        let made = self
+            .make_split(ready, place, split, shard, work.writer, meter)
+            .await;
+        match quiet {
+            None => made,
+            Some(held) => end(held, made).await,
+        }
+    }
+
+    async fn make_split(
+        &self,
+        ready: &Ready<'_>,
+        place: Place,
+        split: Split,
+        shard: Shard,
+        mut writer: SliceWriter,
+        meter: &Arc<Meter>,
+    ) -> Result<Work> {
+        self.prepare_with_others(ready, meter).await?;
         let place = Place {
             checkpoint: Checkpoint {
                 split: Some(split.clone()),
@@ -93,34 +155,33 @@ impl Run {
             version: place.version + 1,
             ..place
         };
-        work.writer.publish(place.checkpoint.clone()).await?;
+        writer.publish(place.checkpoint.clone()).await?;
         tracing::info!(
             stream = ready.stream.name,
             parts = split.parts().len(),
             tasks = shard.count,
             "split the stream into parts"
         );
-        Ok(Work::Parts(Box::new((place, split))))
+        Ok(self.work_of(place, split))
     }
 
-    /// Notes that this execution has read a stream which can be split from now on, since it has a cursor: a
-    /// task that comes late must not begin the next round by itself.
-    pub(super) async fn mark_read(
+    /// Notes that all of a stream is read that was left to one task: a task that comes late must not begin the
+    /// next round by itself, though the stream could be split from now on, since it has a cursor.
+    pub(super) async fn close_whole(
         &self,
         ready: &Ready<'_>,
         lot: &Lot,
         meter: &Arc<Meter>,
     ) -> Result<()> {
-        if self.execution.is_none() {
-            return Ok(());
-        }
         let place = self.place(ready, &self.stored().await?);
-        if place.backfill || place.checkpoint.newest().is_none() {
+        let Some(split) = place.checkpoint.split.clone().filter(Split::is_whole) else {
             return Ok(());
-        }
+        };
         let split = Split {
             ended: true,
-            ..self.new_split(ready, Parts::Partitions { count: 1 })
+            // It may have been an earlier one that left it to one task.
+            execution: self.execution.clone(),
+            ..split
         };
         let mut writer = self.writer(ready, &place, lot, meter)?;
         writer
@@ -129,6 +190,19 @@ impl Run {
                 ..place.checkpoint
             })
             .await
+    }
+
+    fn work_of(&self, place: Place, split: Split) -> Work {
+        match (split.is_whole(), self.is_earlier(&split)) {
+            (true, _) => Work::Whole,
+            (false, true) => Work::Left(Box::new((place, split))),
+            (false, false) => Work::Parts(Box::new((place, split))),
+        }
+    }
+
+    /// Whether a stream was split by an earlier execution, as far as executions have names.
+    fn is_earlier(&self, split: &Split) -> bool {
+        self.execution.is_some() && self.execution != split.execution
     }
 
     fn new_split(&self, ready: &Ready<'_>, parts: Parts) -> Split {
@@ -171,8 +245,8 @@ impl Run {
         let stored = self.stored().await?;
         let place = self.place(ready, &stored);
         if place.checkpoint.split.as_ref() != Some(split) {
-            // Another task has joined them, and the cursor has moved.
-            return Ok(Some(place.checkpoint));
+            // Another task has joined them, and says so.
+            return Ok(None);
         }
         let Some(parts) = self.read_all(ready, split, &stored) else {
             return Ok(None);
@@ -254,12 +328,8 @@ fn wants(ready: &Ready<'_>, split: &Split) -> bool {
     split.since == text(&ready.since) && split.until == text(&ready.until)
 }
 
-/// # Errors
-/// [`ErrorKind::State`] where a run wants another span than those who split the stream.
-fn check_wish(ready: &Ready<'_>, split: &Split) -> Result<()> {
-    if wants(ready, split) {
-        return Ok(());
-    }
+/// The error of a run that wants another span than those who split the stream.
+pub(super) fn refused(ready: &Ready<'_>, split: &Split) -> Error {
     let shown = |since: &Option<String>, until: &Option<String>| {
         let flag =
             |name: &str, value: &Option<String>| value.as_ref().map(|v| format!("`{name} {v}`"));
@@ -273,7 +343,7 @@ fn check_wish(ready: &Ready<'_>, split: &Split) -> Result<()> {
         }
     };
     let text = |c: &Option<Cursor>| c.as_ref().map(Cursor::to_string);
-    Err(Error::new(
+    Error::new(
         ErrorKind::State,
         format!(
             "could not split stream `{}` for tasks with {}: it is split with {}, and not all of its parts are read",
@@ -282,5 +352,5 @@ fn check_wish(ready: &Ready<'_>, split: &Split) -> Result<()> {
             shown(&split.since, &split.until)
         ),
     )
-    .hint("give all tasks of a run the same bounds; what earlier tasks have left is read by the same tasks again, or by a run without `--shard`"))
+    .hint("give all tasks of a run the same bounds; what earlier tasks have left is read by the same tasks again, or by a run with the same bounds and without `--shard`")
 }
