@@ -4,12 +4,14 @@
 mod killed;
 mod place;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use self::place::Place;
-use crate::support::binary::{Bench, Ran, Running};
+use crate::support::binary::{Bench, Ran, Running, moment};
 use crate::support::fake_api::{FakeApi, Received, Reply};
 use crate::support::rows::micros;
 use crate::support::shop::{self, COLUMNS, Shelf, connector, item, page};
@@ -465,4 +467,151 @@ async fn a_late_task_begins_no_round_of_its_own() {
     shop.execute("y", true).await;
     assert!(shop.outcomes("spans").contains(&"done_in_part".to_owned()));
     assert_eq!(shop.checkpoints().len(), KINDS.len());
+}
+
+#[tokio::test]
+async fn what_a_task_never_read_is_read_by_those_of_the_next_execution_which_go_on() {
+    for together in [true, false] {
+        let shop = Shop::open().await;
+        shop.task("lost", 1, 0).end().await.exits(0);
+        let lately = jiff::Timestamp::now().strftime("%FT%TZ").to_string();
+        shop.shelf.change(|rows| {
+            rows.push(item(91, 0));
+            rows[3]["name"] = "renamed".into();
+            for changed in [3, 90] {
+                rows[changed]["updated_at"] = lately.as_str().into();
+            }
+        });
+        // The API's times are in seconds: what is asked for has to be later.
+        moment(Duration::from_millis(1_100)).await;
+        let ran = shop.execute("next", together).await;
+        shop.is_right();
+        let found = shop.tables();
+        let of = |kind: &str| KINDS.iter().position(|k| *k == kind).unwrap();
+        assert!(found[of("windows")] == found[of("spans")], "{ran:?}");
+        assert_eq!(found[of("children")].len(), PARENTS * 7, "{ran:?}");
+        assert!(shop.outcomes("spans").contains(&"done".to_owned()));
+        assert_eq!(shop.checkpoints().len(), KINDS.len());
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_gone_is_filled_from_the_start_though_no_cursor_tells() {
+    let shop = Shop::open().await;
+    let yaml = all_kinds(&shop.api.url()).replace(
+        ", incremental: {cursor: updated_at, since_param: since}, add_columns",
+        ", add_columns",
+    );
+    shop.bench.connector("shop", &yaml);
+    let children = async |shard: &str| {
+        let args = ["--source", "shop", "--stream", "children", "--shard", shard];
+        shop.bench.run(&args).await.exits(0)
+    };
+    children("0/2").await;
+    let before = shop.table("children").len();
+    assert!(before > 0 && before < PARENTS * 7, "{before}");
+    let database = rusqlite::Connection::open(shop.bench.path("drawoff.db")).unwrap();
+    database.execute_batch("DROP TABLE children").unwrap();
+    let ran = children("1/2").await;
+    assert!(
+        ran.stderr.contains("is not there, so the stream is read"),
+        "{ran}"
+    );
+    children("0/2").await;
+    assert_eq!(shop.table("children").len(), PARENTS * 7);
+}
+
+/// A stream that cannot be split until there is a cursor, which comes with the first slice.
+#[tokio::test]
+async fn a_stream_that_is_left_to_one_task_is_so_when_that_starts_again() {
+    let shelf = shelf();
+    let (served, asked) = (shelf.clone(), AtomicUsize::new(0));
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let api = FakeApi::start(move |request| {
+        let held = asked.fetch_add(1, Ordering::SeqCst) > 2 && !gate.load(Ordering::SeqCst);
+        match held {
+            true => Reply::too_many("1"),
+            false => serve(&served, request),
+        }
+    })
+    .await;
+    let yaml = all_kinds(&api.url()).replace("start: '2026-01-01', sorted", "sorted");
+    let bench = bench(&api.url()).env("DRAWOFF_STREAM", "sorted");
+    bench.connector("shop", &yaml);
+    let shop = Shop { shelf, api, bench };
+    // It is the third of the streams.
+    let mut owner = shop.task("x", 2, 0);
+    let reads = || {
+        let bench = &shop.bench;
+        let database = rusqlite::Connection::open(bench.path("drawoff.db")).ok()?;
+        let sql = "SELECT COUNT(*) FROM sorted";
+        let count = database.query_row(sql, [], |r| r.get::<_, i64>(0)).ok()?;
+        (count > 0).then_some(count)
+    };
+    assert!(owner.until(|| reads().is_some()).await, "{}", owner.said());
+    for index in [0, 1] {
+        // They need not wait for it.
+        shop.task("x", index, 0).end().await.exits(0);
+    }
+    assert!(owner.ended().is_none());
+    owner.kill().await;
+    open.store(true, Ordering::SeqCst);
+    shop.task("x", 2, 1).end().await.exits(0);
+    assert_eq!(shop.table("sorted"), rows(&shop.shelf));
+    assert_eq!(shop.outcomes("sorted"), ["done"]);
+}
+
+#[tokio::test]
+async fn a_part_that_cannot_be_read_does_not_keep_its_task_from_the_others() {
+    let shelf = shelf();
+    let served = shelf.clone();
+    let api = FakeApi::start(move |request| {
+        let since = request.param("since").unwrap_or_default();
+        // The fourth window's.
+        match since.starts_with("2026-03-0") {
+            true => Reply::status(400),
+            false => serve(&served, request),
+        }
+    })
+    .await;
+    let bench = bench(&api.url());
+    let shop = Shop { shelf, api, bench };
+    let args = ["--source", "shop", "--stream", "windows", "--shard", "0/2"];
+    let ran = shop.bench.run(&args).await.exits(1);
+    assert!(ran.stderr.contains("going on with the others"), "{ran}");
+    let found = shop.table("windows");
+    let newest = found.iter().filter_map(|r| r["updated_at"].as_i64()).max();
+    assert!(newest > Some(micros("2026-09-01T00:00:00")), "{found:?}");
+    assert!(shop.checkpoints().len() > 3, "{:?}", shop.checkpoints());
+}
+
+#[tokio::test]
+async fn a_backfill_at_work_and_tasks_of_a_round_exclude_each_other() {
+    let shop = Shop::answering_after(Duration::from_millis(300)).await;
+    shop.spans(&[]).await.exits(0);
+    let before = shop.api.count();
+    let backfill = |shard: &'static str| {
+        let span = ["--since", "2026-02-01", "--until", "2026-08-01"];
+        let args = ["--source", "shop", "--stream", "spans", "--shard", shard];
+        [&args[..], &span].concat()
+    };
+    let mut task = shop.bench.spawn(&backfill("0/2"));
+    assert!(task.until(|| shop.api.count() > before).await);
+    let round = shop.spans(&["--shard", "0/2"]).await.exits(75);
+    assert!(
+        round
+            .all()
+            .contains("it is split with `--since 2026-02-01T00:00:00Z` and `--until"),
+        "{round}"
+    );
+    task.end().await.exits(0);
+    // Nobody is at work on what is left of it.
+    shop.shelf.change(|rows| rows.push(item(91, 456_000)));
+    for shard in ["0/2", "1/2"] {
+        shop.spans(&["--shard", shard]).await.exits(0);
+    }
+    shop.is_right();
+    shop.bench.run(&backfill("1/2")).await.exits(0);
+    shop.is_right();
 }
