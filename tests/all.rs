@@ -231,7 +231,7 @@ async fn a_signal_or_the_deadline_ends_all_of_them() {
                 run.signal("TERM");
                 run
             }
-            _ => bench.spawn(&["--all", "--deadline", "3s"]),
+            _ => bench.spawn(&["--all", "--deadline", "8s"]),
         };
         let ran = ran.end().await.exits(75);
         assert!(begun.elapsed() < Duration::from_secs(30), "{how}: {ran}");

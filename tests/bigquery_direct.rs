@@ -765,9 +765,7 @@ impl Shop {
         .await;
         let dataset = emulator.dataset(test);
         let shop = Self {
-            bench: Bench::new()
-                .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
-                .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc()),
+            bench: Bench::new().bigquery(emulator.rest(), emulator.grpc()),
             destination: format!("bigquery:{PROJECT}.{dataset}"),
             api,
             shelf,

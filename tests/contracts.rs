@@ -452,10 +452,7 @@ async fn an_evolving_table_in_bigquery() {
         ],
     )
     .await;
-    let bench = bench(&api, "")
-        .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
-        .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
-        .env("NO_GCE_CHECK", "true");
+    let bench = bench(&api, "").bigquery(emulator.rest(), emulator.grpc());
     let place = format!("bigquery:{PROJECT}.{dataset}");
     let args = ["--source", "shop", "--destination", &place];
     bench

@@ -2,14 +2,23 @@
 //! stand-ins that write down how they are called; where the real programs are installed, they are asked
 //! whether they know the flags.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+
+use serde_json::Value;
 
 use crate::support::binary::{Bench, Ran};
 use crate::support::stand_ins::{Call, StandIns, commands, has, known_to_google};
 
+const DEPLOY_PAGE: &str = "docs/deploy.md";
+const TEN_COMMANDS: &str = "deploy/gcloud.md";
+const EVENTS_PAGE: &str = "deploy/eventarc.md";
+/// A part of a page.
+const ALERTS: &str = "docs/operations.md#Alerts";
+
 /// Pages whose commands are tried.
-const PAGES: [&str; 2] = ["docs/deploy.md", "deploy/gcloud.md"];
+const PAGES: [&str; 4] = [DEPLOY_PAGE, TEN_COMMANDS, EVENTS_PAGE, ALERTS];
 
 const ACME: &str = "title: Acme\nconfig:\n  companyid: {description: Organisation, secret: true}\n  \
      token: {description: Token, secret: true}\n  extra: {description: Extra, secret: true, optional: true}\n  \
@@ -231,7 +240,7 @@ async fn a_new_project_gets_all_that_a_run_needs_and_no_more() {
             .iter()
             .find_map(|w| w.strip_prefix("--policy="))
             .unwrap();
-        let policy: serde_json::Value = serde_json::from_str(policy).unwrap();
+        let policy: Value = serde_json::from_str(policy).unwrap();
         let filter = &policy["conditions"][0][condition]["filter"];
         assert!(filter.as_str().unwrap().contains(on), "{policy}");
     }
@@ -512,7 +521,7 @@ async fn google_knows_every_command_of_the_script_and_the_pages() {
     let mut all = stand_ins.run(&script, &bench.path(""), false);
     all.extend(stand_ins.run(&script, &bench.path(""), true));
     for page in PAGES {
-        all.extend(run_page(page));
+        all.extend(run_page(page).1);
     }
     tokio::task::spawn_blocking(move || known_to_google(&all))
         .await
@@ -523,8 +532,16 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// A file's text, or that of its part `FILE#HEADING`.
 fn page(path: &str) -> String {
-    std::fs::read_to_string(root().join(path)).unwrap()
+    let (path, heading) = path.split_once('#').unwrap_or((path, ""));
+    let text = std::fs::read_to_string(root().join(path)).unwrap();
+    if heading.is_empty() {
+        return text;
+    }
+    let begin = format!("\n## {heading}\n");
+    let part = text.split_once(&begin).unwrap().1;
+    part.split("\n## ").next().unwrap().to_owned()
 }
 
 #[test]
@@ -545,21 +562,27 @@ fn terraform_is_written_as_terraform_writes_it() {
     );
 }
 
-/// Runs every command of a page, in a folder that looks like drawoff's sources.
-fn run_page(path: &str) -> Vec<Call> {
+/// Runs every command of a page, in a folder that looks like drawoff's sources; the folder, and the calls.
+fn run_page(path: &str) -> (Bench, Vec<Call>) {
     let bench = Bench::new();
     clone(&bench);
+    if path == ALERTS {
+        let query = page(path);
+        let query = query.split_once("```sql\n").unwrap().1;
+        bench.write("freshness.sql", query.split_once("```").unwrap().0);
+    }
     // Somebody reads; nobody is there to.
     let script = format!(
         "set -eu\nless() {{ cat \"$1\"; }}\nmkdir -p acme\n{}",
         commands(&page(path))
     );
-    StandIns::new().run(&script, &bench.path(""), false)
+    let all = StandIns::new().run(&script, &bench.path(""), false);
+    (bench, all)
 }
 
 #[test]
 fn the_page_goes_from_a_clone_to_a_job() {
-    let all = run_page(PAGES[0]);
+    let all = run_page(DEPLOY_PAGE).1;
     let printed = calls(&all, "drawoff deploy");
     assert_eq!(printed.len(), 1);
     has_all(
@@ -570,30 +593,104 @@ fn the_page_goes_from_a_clone_to_a_job() {
     the(&all, "kubectl create", "configmap");
 }
 
-#[test]
-fn the_ten_commands_say_what_the_script_says() {
-    let all = run_page(PAGES[1]);
+/// What a call is told, but for the image, whose name has the time in it where the script builds it.
+fn told(call: &[String]) -> BTreeSet<&str> {
+    let words = call.iter().map(String::as_str);
+    words.filter(|w| !w.starts_with("--image=")).collect()
+}
+
+/// The policies that a page or a script makes, without what is said to people.
+fn policies(all: &[Call]) -> Vec<Value> {
+    let made = calls(all, "gcloud alpha monitoring policies create");
+    let policy = |call: &[String]| {
+        let text = call.iter().find_map(|w| w.strip_prefix("--policy="));
+        let mut policy: Value = serde_json::from_str(text.unwrap()).unwrap();
+        policy.as_object_mut().unwrap().remove("documentation");
+        policy
+    };
+    made.into_iter().map(policy).collect()
+}
+
+#[tokio::test]
+async fn the_ten_commands_say_what_the_script_says() {
+    let all = run_page(TEN_COMMANDS).1;
     assert_eq!(calls(&all, "gcloud iam service-accounts create").len(), 2);
     assert_eq!(calls(&all, "drawoff secrets set").len(), 2);
-    has_all(
-        the(&all, "gcloud scheduler jobs create http", "drawoff-acme"),
-        &[
-            "--uri=https://run.googleapis.com/v2/projects/my-project/locations/europe-west1/jobs/drawoff-acme:run",
-            "--oauth-service-account-email=drawoff-acme-start@my-project.iam.gserviceaccount.com",
-        ],
-    );
-    for call in calls(&all, "gcloud alpha monitoring policies create") {
-        let policy = call
-            .iter()
-            .find_map(|w| w.strip_prefix("--policy="))
-            .unwrap();
-        serde_json::from_str::<serde_json::Value>(policy).unwrap();
+    let bench = acme();
+    clone(&bench);
+    let script = deploy(&bench, &[]).await.exits(0).stdout;
+    let scripts = StandIns::new().run(&script, &bench.path(""), false);
+    for begin in [
+        "gcloud run jobs deploy",
+        "gcloud run jobs add-iam-policy-binding",
+        "gcloud scheduler jobs create http",
+    ] {
+        assert_eq!(
+            told(the(&all, begin, "drawoff-acme")),
+            told(the(&scripts, begin, "drawoff-acme")),
+            "{begin}"
+        );
     }
+    let made = policies(&all);
+    assert_eq!(made.len(), 2);
+    assert_eq!(made, policies(&scripts));
+    // The service's schedule tries as often.
+    has_all(
+        the(
+            &all,
+            "gcloud scheduler jobs create http",
+            "drawoff-acme-service",
+        ),
+        &["--max-retry-attempts=3"],
+    );
+}
+
+#[test]
+fn the_alerts_are_policies_and_the_last_knows_the_query() {
+    let (bench, all) = run_page(ALERTS);
+    let made = calls(&all, "gcloud alpha monitoring policies create");
+    let mut filters = Vec::new();
+    for call in &made {
+        has_all(call, &["--project=my-project"]);
+        let file = call
+            .iter()
+            .find_map(|w| w.strip_prefix("--policy-from-file="));
+        let text = std::fs::read_to_string(bench.path(file.unwrap())).unwrap();
+        let policy: Value = serde_json::from_str(&text).unwrap();
+        let condition = &policy["conditions"][0];
+        let filter = ["conditionThreshold", "conditionMatchedLog"]
+            .into_iter()
+            .find_map(|kind| condition[kind]["filter"].as_str());
+        filters.push(filter.unwrap().to_owned());
+    }
+    for (filter, knows) in filters.iter().zip([
+        "resource.labels.job_name = \"drawoff-acme\"",
+        "jsonPayload.\"@type\" : \"ReportedErrorEvent\"",
+        "resource.labels.config_id = \"5f3a-1\"",
+    ]) {
+        assert!(filter.contains(knows), "{filter}");
+    }
+    assert_eq!(filters.len(), 3);
+    let query = the(&all, "bq", "mk")
+        .iter()
+        .find_map(|w| w.strip_prefix("--params="));
+    let query: Value = serde_json::from_str(query.unwrap()).unwrap();
+    assert!(query["query"].as_str().unwrap().contains("_drawoff_runs"));
+}
+
+#[test]
+fn the_page_of_events_names_what_is_run_for_those_that_do_not_say() {
+    let all = run_page(EVENTS_PAGE).1;
+    has_all(
+        the(&all, "gcloud run services update", "drawoff-acme"),
+        &["--update-env-vars=DRAWOFF_SOURCE=acme"],
+    );
+    assert_eq!(calls(&all, "gcloud eventarc triggers create").len(), 2);
 }
 
 #[tokio::test]
 async fn what_the_page_deploys_can_be_deployed() {
-    let text = page("docs/deploy.md");
+    let text = page(DEPLOY_PAGE);
     let file = |name: &str| {
         let begin = format!("cat > {name} <<");
         let rest = text

@@ -26,9 +26,7 @@ const COUNTS: [(&str, usize); 7] = [
 fn bench(github: &GitHub, emulator: &Emulator) -> Bench {
     let bench = Bench::new()
         .env("DRAWOFF_GITHUB_TOKEN", TOKEN)
-        .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
-        .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
-        .env("NO_GCE_CHECK", "true");
+        .bigquery(emulator.rest(), emulator.grpc());
     bench.write(
         "drawoff.yaml",
         &format!(

@@ -361,9 +361,7 @@ async fn the_ends_of_every_type_arrive() {
          records: /data\nprimary_key: [id]\nstreams:\n  things: {{}}\n",
         api.url().as_str().trim_end_matches('/')
     );
-    let bench = Bench::with("ends", &yaml)
-        .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
-        .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc());
+    let bench = Bench::with("ends", &yaml).bigquery(emulator.rest(), emulator.grpc());
     bench.write(
         "connectors/schemas/ends/things.json",
         &columns().to_string(),

@@ -350,9 +350,7 @@ fn bench(
     let stream = format!(
         "items: {{{more}table: {{disposition: {disposition_word}, write_method: {method}}}}}"
     );
-    let bench = Bench::with("shop", &connector(&api.url(), &[&stream]))
-        .env("BIGQUERY_EMULATOR_HOST", rest)
-        .env("BIGQUERY_STORAGE_EMULATOR_HOST", storage);
+    let bench = Bench::with("shop", &connector(&api.url(), &[&stream])).bigquery(rest, storage);
     bench.schema("shop", "items", &COLUMNS);
     bench
 }

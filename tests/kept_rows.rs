@@ -481,9 +481,7 @@ async fn a_listing_of_which_nothing_fits_leaves_the_rows_alone_in_bigquery() {
     ];
     bench.connector("shop", &connector(&_api.url(), &streams));
     bench.schema("shop", "marked", &COLUMNS);
-    let bench = bench
-        .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
-        .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc());
+    let bench = bench.bigquery(emulator.rest(), emulator.grpc());
     let to = format!("bigquery:{PROJECT}.{dataset}");
     let args = ["--source", "shop", "--destination", &to];
     bench.run(&args).await.exits(0);
@@ -653,9 +651,7 @@ async fn replacing_keeps_the_table_and_never_empties_it_unasked() {
     let Shop {
         shelf, bench, _api, ..
     } = shop(12, &stream("")).await;
-    let bench = bench
-        .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
-        .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc());
+    let bench = bench.bigquery(emulator.rest(), emulator.grpc());
     let to = format!("bigquery:{PROJECT}.{dataset}");
     let args = ["--source", "shop", "--destination", &to];
     let count = format!("SELECT COUNT(*) AS n, MAX(id) AS last FROM `{PROJECT}.{dataset}.items`");

@@ -133,10 +133,8 @@ async fn every_connection_is_lost_on_the_way_into_bigquery() {
         let (rest, grpc) = tokio::join!(Line::to(host), Line::to(emulator.grpc()));
         let more = format!(", primary_key: {key}, table: {{write_method: {method}}}");
         let bench = bench(&line, &more)
-            .env("BIGQUERY_EMULATOR_HOST", &rest.address)
-            .env("BIGQUERY_STORAGE_EMULATOR_HOST", &grpc.address)
-            .env("DRAWOFF_SLICE_ROWS", "50")
-            .env("NO_GCE_CHECK", "true");
+            .bigquery(&rest.address, &grpc.address)
+            .env("DRAWOFF_SLICE_ROWS", "50");
         let dataset = emulator.dataset("moved");
         let destination = format!("bigquery:{PROJECT}.{dataset}");
         let args = [&RUN[..], &["--destination", &destination]].concat();

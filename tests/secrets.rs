@@ -417,11 +417,7 @@ async fn no_secret_gets_into_bigquery() {
         let api = FakeApi::start(move |request| answer(mood, &tokens, request)).await;
         let proxy = RestProxy::with(emulator.rest(), vec![]).await;
         let dataset = emulator.dataset("canaries");
-        let bench = canaries
-            .bench(&api)
-            .env("BIGQUERY_EMULATOR_HOST", &proxy.url)
-            .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
-            .env("NO_GCE_CHECK", "true");
+        let bench = canaries.bench(&api).bigquery(&proxy.url, emulator.grpc());
         let destination = format!("bigquery:{PROJECT}.{dataset}");
         let ran = bench
             .run(&["--source", "shop", "-vv", "--destination", &destination])

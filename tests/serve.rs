@@ -11,64 +11,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::binary::{Bench, Running, moment};
+use crate::support::binary::{Bench, moment};
 use crate::support::fake_api::{FakeApi, Reply};
 use crate::support::google::{CERTS, Google};
-use crate::support::plain_http;
+use crate::support::served::Served;
 use crate::support::shop::page;
 use crate::support::tables;
 
 const AUDIENCE: &str = "https://drawoff-x7-ew.a.run.app";
-
-/// A service at work, and a client for it.
-struct Served {
-    running: Running,
-    url: String,
-    client: reqwest::Client,
-}
-
-impl Served {
-    async fn start(bench: &Bench, args: &[&str]) -> Self {
-        let mut running = bench.spawn(&[&["serve", "--port", "0"], args].concat());
-        let line = running.line("serving on port").await;
-        let port: u16 = line
-            .split("serving on port ")
-            .nth(1)
-            .and_then(|rest| rest.split([' ', ':']).next())
-            .unwrap()
-            .parse()
-            .unwrap();
-        Self {
-            running,
-            url: format!("http://127.0.0.1:{port}"),
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
-        }
-    }
-
-    async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
-        let answer = plain_http::send(request).await;
-        (answer.status, serde_json::from_slice(&answer.body).unwrap())
-    }
-
-    async fn run(&self, body: &str) -> (u16, Value) {
-        let url = format!("{}/run", self.url);
-        self.send(self.client.post(url).body(body.to_owned())).await
-    }
-
-    async fn run_as(&self, authorization: &str) -> (u16, Value) {
-        let request = self
-            .client
-            .post(format!("{}/run", self.url))
-            .header("authorization", authorization)
-            .body(r#"{"source": "shop"}"#);
-        self.send(request).await
-    }
-
-    async fn get(&self, path: &str) -> (u16, Value) {
-        self.send(self.client.get(format!("{}{path}", self.url)))
-            .await
-    }
-}
 
 fn shop(api: &FakeApi) -> Bench {
     let yaml = format!(
@@ -173,21 +123,13 @@ async fn one_run_of_a_source_at_a_time_and_the_end_of_the_process_stops_it() {
     assert_eq!(seen["streams"][0]["state"], "reading", "{seen}");
 
     open.store(true, Ordering::SeqCst);
-    let mut ended = Value::Null;
-    for _ in 0..1_200 {
-        ended = served.get(&format!("/runs/{id}")).await.1;
-        if ended["state"] != "at_work" {
-            break;
-        }
-        moment(Duration::from_millis(50)).await;
-    }
+    let ended = served.ended(&id).await;
     assert_eq!(ended["streams"][0]["rows"], 3, "{ended}");
 
     open.store(false, Ordering::SeqCst);
     let (status, _) = served.run(r#"{"source": "shop"}"#).await;
     assert_eq!(status, 202);
-    served.running.signal("TERM");
-    let ran = served.running.end().await.exits(0);
+    let ran = served.end().await.exits(0);
     assert!(ran.stderr.contains("interrupted"), "{ran}");
 }
 
@@ -328,8 +270,7 @@ async fn callers_are_verified_by_signature_audience_issuer_expiry_and_name() {
     let (status, _) = served.get("/healthz").await;
     assert_eq!(status, 200);
 
-    served.running.signal("TERM");
-    let ran = served.running.end().await.exits(0);
+    let ran = served.end().await.exits(0);
     for secret in [good.as_str(), forged.as_str()] {
         let tail = &secret[secret.len() - 30..];
         assert!(!ran.all().contains(tail), "{ran}");

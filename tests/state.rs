@@ -87,9 +87,7 @@ fn bench(api: &FakeApi, more: &str) -> Bench {
         "shop",
         &connector(&api.url(), &[&format!("items: {{{more}}}")]),
     )
-    .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
-    .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
-    .env("NO_GCE_CHECK", "true");
+    .bigquery(emulator.rest(), emulator.grpc());
     bench.schema("shop", "items", &COLUMNS);
     bench
 }

@@ -46,7 +46,7 @@ resource "google_monitoring_alert_policy" "job_failed" {
 
   documentation {
     mime_type = "text/markdown"
-    content   = "An execution failed after all its retries. The log's last ERROR says why, and what to do."
+    content   = "An execution failed after all its retries. The log's last ERROR says why, and what to do; if it ended with 75, the last WARNING does."
   }
 }
 

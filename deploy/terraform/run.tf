@@ -56,10 +56,12 @@ resource "google_cloud_run_v2_service" "service" {
 
   template {
     service_account = google_service_account.runner.email
-    # The longest that Cloud Run allows. A run answers or says where to look before that.
+    # The longest that Cloud Run allows. A run answers or says where to look before that, after 25 minutes.
     timeout = "3600s"
 
-    # Runs are kept apart by one instance's memory of them, and by leases in the dataset.
+    # Runs are kept apart by one instance's memory of them, and by leases in the dataset. Without a least
+    # number Cloud Run may stop an instance that has had no request for fifteen minutes, and what runs in
+    # it: runs that go on after their answer belong into the job, or are looked at by a workflow.
     scaling {
       min_instance_count = 0
       max_instance_count = 1
@@ -172,6 +174,10 @@ resource "google_cloud_scheduler_job" "service" {
   schedule         = var.service_schedule
   time_zone        = var.time_zone
   attempt_deadline = "1800s"
+
+  retry_config {
+    retry_count = 3
+  }
 
   http_target {
     http_method = "POST"

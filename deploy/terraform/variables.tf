@@ -148,7 +148,7 @@ variable "service" {
 }
 
 variable "service_schedule" {
-  description = "When the service is asked to run source_name, as cron has it; null: never. A run has to be over within 30 minutes, which is as long as Cloud Scheduler waits."
+  description = "When the service is asked to run source_name, as cron has it; null: never. A run has to be over within 25 minutes: then the service answers, and Cloud Run may stop an instance that nobody asks anything any more. What takes longer belongs into the job (schedule)."
   type        = string
   default     = null
 

@@ -14,6 +14,7 @@ use super::words::shell;
 use crate::app::{Deployment, KeptSecret, Turnover};
 use crate::config;
 use crate::error::{Error, Result};
+use crate::pipeline::shard::MOST_TASKS;
 use crate::settings::Overrides;
 
 /// What is the same in every script.
@@ -30,8 +31,6 @@ const IMAGE_FOLDER: &str = "/work";
 const JOB_NAME: usize = 63;
 /// Characters of a service account's id, at most.
 const ACCOUNT_ID: usize = 30;
-/// Most tasks of an execution.
-const MOST_TASKS: u32 = 10_000;
 
 /// What to deploy, and where.
 #[derive(Clone, Debug, Args)]
@@ -465,7 +464,7 @@ fn failed(job: &str) -> String {
         }],
         "documentation": {
             "mimeType": "text/markdown",
-            "content": "An execution failed after all its retries. The log's last ERROR says why, and what to do.",
+            "content": "An execution failed after all its retries. The log's last ERROR says why, and what to do; if it ended with 75, the last WARNING does.",
         },
     })
     .to_string()

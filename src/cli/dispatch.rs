@@ -42,6 +42,8 @@ const WIDTH: usize = 100;
 const PATIENCE: Duration = Duration::from_millis(7_500);
 /// For the last words, after that.
 const SPARE: Duration = Duration::from_millis(200);
+/// What still runs in the background must not hold up the end.
+const BACKGROUND: Duration = Duration::from_millis(200);
 
 /// Exit code of a program that SIGINT ends, as shells give it.
 const INTERRUPTED: u8 = 130;
@@ -62,8 +64,7 @@ pub fn main() -> ExitCode {
         if let Some(exporting) = exporting {
             exporting.end();
         }
-        // What still runs in the background must not hold up the end.
-        runtime.shutdown_timeout(Duration::from_millis(200));
+        runtime.shutdown_timeout(BACKGROUND);
         code
     });
     match outcome {
@@ -483,5 +484,18 @@ fn write(text: &str) -> Result<u8> {
         .transient(false)
         .source(e)),
         _ => Ok(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_comes_well_before_the_platform_kills() {
+        // Cloud Run does so ten seconds after the signal, and the machine may have much to do.
+        let most = Duration::from_secs(8);
+        assert!(PATIENCE + SPARE + BACKGROUND < most);
+        assert!(otlp::LAST_MOMENT + BACKGROUND < most);
     }
 }

@@ -4,6 +4,7 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 
 use crate::google::{Google, Refusal, Verifier};
+use crate::telemetry::log::{self, Whose};
 
 /// Who may call, and what their tokens must be for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ impl Gate {
                         );
                     }
                     Refusal::Unavailable(e) => {
-                        tracing::error!("could not verify a caller: {}", e.chain());
+                        log::failed("verification", Whose::default(), e);
                     }
                 }
                 Err(refusal)

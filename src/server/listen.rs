@@ -14,6 +14,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 
 use crate::clock::{Clock as _, SystemClock};
 
@@ -26,6 +27,9 @@ const HEAD_WITHIN: Duration = Duration::from_secs(15);
 
 /// A body that has not come whole by then is not waited for.
 const BODY_WITHIN: Duration = Duration::from_secs(15);
+
+/// A connection on whose other end nobody reads answers for so long is ended.
+const READ_WITHIN: Duration = Duration::from_secs(15);
 
 /// Largest head of a request, in bytes.
 const LARGEST_HEAD: usize = 64 << 10;
@@ -56,12 +60,14 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: impl Futu
                 continue;
             }
         };
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(READ_WITHIN));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_WITHIN)
             .max_buf_size(LARGEST_HEAD)
             .serve_connection(
-                TokioIo::new(stream),
+                TokioIo::new(Box::pin(stream)),
                 TowerToHyperService::new(router.clone()),
             );
         let connection = open.watch(connection);

@@ -39,8 +39,9 @@ use self::runs::{Begun, Runs};
 use crate::app::{App, RunOptions};
 use crate::clock::Clock as _;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::log::{self, Whose};
+use crate::telemetry::span;
 use crate::telemetry::trace::TraceContext;
-use crate::telemetry::{log, span};
 
 /// Largest body. An event of Eventarc's has 512 KiB at the most.
 const LARGEST_BODY: usize = 1 << 20;
@@ -166,7 +167,9 @@ async fn begin(service: &Service, request: Request) -> Response {
                 _ => Sender::Decides,
             };
             match unread {
-                Unread::TooLarge(_) => tracing::error!("a request was refused: {unread}"),
+                Unread::TooLarge(_) => refused(&Error::config(format!(
+                    "could not read a request: {unread}"
+                ))),
                 _ => tracing::warn!("a request was refused: {unread}"),
             }
             return answer::to(sender, answer::unread(&unread, LARGEST_BODY));
@@ -176,11 +179,16 @@ async fn begin(service: &Service, request: Request) -> Response {
     let asked = match call.asked {
         Ok(asked) => asked,
         Err(error) => {
-            tracing::error!("a request was refused: {}", error.chain());
+            refused(&error);
             return answer::to(call.sender, answer::failed(&error));
         }
     };
     answer::to(call.sender, service.answer(asked).await)
+}
+
+/// Logs what is asked for in vain: whoever sends it is to mend it.
+fn refused(error: &Error) {
+    log::failed("request", Whose::default(), error);
 }
 
 impl Service {

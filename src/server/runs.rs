@@ -100,8 +100,10 @@ impl Runs {
         let id = App::new_run_id(started);
         let observer = Arc::new(Observer::default());
         let (done, end) = watch::channel(false);
-        {
+        let place = {
             let mut known = self.known();
+            // Before the look at `cancel`: whoever cancels and then waits in `ended` waits for this one, too.
+            let place = self.tasks.token();
             let same = |k: &&Known| options.trigger.is_some() && k.trigger == options.trigger;
             // One that failed may be tried again.
             let same = known.iter().rev().filter(same);
@@ -140,7 +142,8 @@ impl Runs {
                 end: end.clone(),
                 outcome: None,
             });
-        }
+            place
+        };
         options.run_id = Some(id.clone());
         options.hurry = self.cancel.clone();
         let (runs, run, source) = (self.clone(), id.clone(), options.source.clone());
@@ -159,6 +162,7 @@ impl Runs {
             let _ = done.send(true);
         };
         self.tasks.spawn(watch.in_current_span());
+        drop(place);
         Begun::At {
             id,
             end,

@@ -48,7 +48,7 @@ use crate::error::{Error, Result};
 const LAST_EXPORT: Duration = Duration::from_secs(2);
 /// After a signal the end has come this late, whatever there is left to export: platforms kill after ten
 /// seconds, and the run itself may take most of them.
-const LAST_MOMENT: Duration = Duration::from_millis(7_600);
+pub const LAST_MOMENT: Duration = Duration::from_millis(7_600);
 /// What the last export is given in any case.
 const LEAST_EXPORT: Duration = Duration::from_millis(100);
 /// How long it waits for tasks that were told to end, and hold spans open.

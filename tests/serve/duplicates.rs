@@ -8,10 +8,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::events::{Post, binary, pushed};
-use super::{Served, shop, three};
-use crate::support::binary::{Bench, moment};
+use super::{shop, three};
+use crate::support::binary::{Bench, eventually, moment};
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::fake_api::{FakeApi, Reply};
+use crate::support::served::Served;
 use crate::support::shop::page;
 use crate::support::tables;
 
@@ -42,10 +43,13 @@ pub(super) async fn slow_shop(open: &Arc<AtomicBool>) -> FakeApi {
 
 fn on_emulator(bench: Bench) -> Bench {
     let emulator = Emulator::get();
-    bench
-        .env("BIGQUERY_EMULATOR_HOST", emulator.rest())
-        .env("BIGQUERY_STORAGE_EMULATOR_HOST", emulator.grpc())
-        .env("NO_GCE_CHECK", "true")
+    bench.bigquery(emulator.rest(), emulator.grpc())
+}
+
+/// Waits until the API has been asked for the page that is slow.
+pub(super) async fn second_request(api: &FakeApi) {
+    let twice = async || (api.count() >= 2).then_some(());
+    eventually("a second request to the API", twice).await;
 }
 
 async fn asked(served: &Served, post: &Post) -> (u16, Value) {
@@ -61,9 +65,7 @@ async fn a_repeat_waits_for_the_run_at_work_and_is_told_of_one_that_has_ended() 
     let served = Served::start(&bench, &[]).await;
     let first = firing("2026-01-01T00:00:00Z");
     let opening = async {
-        while api.count() < 2 {
-            moment(Duration::from_millis(20)).await;
-        }
+        second_request(&api).await;
         // Another wish for the source is for later, as is another firing.
         let (status, other) = served.run(WISH).await;
         assert_eq!(status, 409, "{other}");
@@ -202,9 +204,7 @@ async fn over_two_processes(name: &str, bench_of: impl Fn(&FakeApi) -> Bench) {
     let b = Served::start(&bench, &args).await;
     let first = firing("2026-01-01T00:00:00Z");
     let opening = async {
-        while api.count() < 2 {
-            moment(Duration::from_millis(20)).await;
-        }
+        second_request(&api).await;
         // Another wish does not wait, and is told which run is at work.
         let (status, other) = b.run(WISH).await;
         assert_eq!(status, 409, "{name}: {other}");
@@ -216,17 +216,14 @@ async fn over_two_processes(name: &str, bench_of: impl Fn(&FakeApi) -> Bench) {
     let ((one_status, one), (two_status, two), held) = tokio::join!(
         asked(&a, &first),
         async {
-            while api.count() < 2 {
-                moment(Duration::from_millis(20)).await;
-            }
+            second_request(&api).await;
             // After the other wish.
             moment(Duration::from_millis(100)).await;
-            let (mut status, mut answer) = asked(&b, &first).await;
-            while status == 409 {
-                moment(Duration::from_millis(100)).await;
-                (status, answer) = asked(&b, &first).await;
-            }
-            (status, answer)
+            eventually("the end of what is at work", async || {
+                let (status, answer) = asked(&b, &first).await;
+                (status != 409).then_some((status, answer))
+            })
+            .await
         },
         opening
     );
@@ -321,9 +318,7 @@ async fn a_firing_whose_process_was_killed_is_run_by_the_next() {
     let post = firing("2026-01-01T00:00:00Z");
     let (status, at_work) = asked(&a, &post).await;
     assert_eq!(status, 202, "{at_work}");
-    while api.count() < 2 {
-        moment(Duration::from_millis(20)).await;
-    }
+    second_request(&api).await;
     let killing = async {
         moment(Duration::from_millis(500)).await;
         open.store(true, Ordering::SeqCst);
@@ -390,26 +385,29 @@ async fn what_a_process_remembers_is_bounded() {
     let api = FakeApi::start(|request| page(&three(), request)).await;
     let bench = shop(&api);
     let served = Served::start(&bench, &["--max-requests", "100000"]).await;
-    let dry = |key: usize| {
-        let key = key.to_string();
-        Post::of(
-            &[("idempotency-key", key.as_str())],
-            r#"{"source": "shop", "dry_run": true}"#,
-        )
-    };
-    let (_, first) = asked(&served, &dry(0)).await;
-    for key in 1..=110 {
-        let (status, ran) = asked(&served, &dry(key)).await;
-        assert_eq!((status, &ran["duplicate"]), (200, &Value::Null), "{ran}");
+    let dry = Post::of(
+        &[("idempotency-key", "a")],
+        r#"{"source": "shop", "dry_run": true}"#,
+    );
+    let (_, first) = asked(&served, &dry).await;
+    let path = format!("/runs/{}", first["run_id"].as_str().unwrap());
+    assert_eq!(served.get(&path).await.0, 200);
+    // What is asked for in vain is a run, too, and takes the place of an older one.
+    let mut others = Vec::new();
+    for _ in 0..100 {
+        let (status, failed) = served.run(r#"{"source": "shap"}"#).await;
+        assert_eq!(status, 400, "{failed}");
+        others.push(failed["run_id"].as_str().unwrap().to_owned());
     }
+    assert_eq!(served.get(&path).await.0, 404);
+    let known = served.get(&format!("/runs/{}", others[0])).await;
+    assert_eq!(known.0, 200, "{}", known.1);
     // Nothing is stored of a dry run, so it is run again.
-    let (status, again) = asked(&served, &dry(0)).await;
+    let (status, again) = asked(&served, &dry).await;
     assert_eq!(
         (status, &again["duplicate"]),
         (200, &Value::Null),
         "{again}"
     );
     assert_ne!(again["run_id"], first["run_id"]);
-    let gone = first["run_id"].as_str().unwrap();
-    assert_eq!(served.get(&format!("/runs/{gone}")).await.0, 404);
 }

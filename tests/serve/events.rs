@@ -333,10 +333,42 @@ async fn what_can_never_succeed_is_not_sent_for_days() {
             "{data}"
         );
     }
-    served.running.signal("TERM");
-    let ran = served.running.end().await.exits(0);
+    let ran = served.end().await.exits(0);
     let errors = ran.stderr.lines().filter(|l| l.starts_with("error:"));
     assert!(errors.count() >= 14, "{ran}");
+}
+
+#[tokio::test]
+async fn what_is_dropped_is_seen_by_the_alert() {
+    let api = FakeApi::start(|request| page(&three(), request)).await;
+    let bench = shop(&api).env("DRAWOFF_LOG_FORMAT", "json");
+    let served = Served::start(&bench, &[]).await;
+    let large = " ".repeat(2 << 20);
+    for (data, status) in [("{", "400"), (large.as_str(), "413")] {
+        let answer = pushed("1", data, Value::Null).send(&served, "/").await;
+        assert_eq!(
+            (answer.status, answer.header("x-drawoff-dropped")),
+            (200, status)
+        );
+    }
+    let ran = served.end().await.exits(0);
+    let lines = ran.stderr.lines();
+    let lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let errors: Vec<Value> = lines.filter(|l| l["severity"] == "ERROR").collect();
+    assert_eq!(errors.len(), 2, "{ran}");
+    for error in &errors {
+        assert_eq!(
+            error["@type"],
+            "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent"
+        );
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with("request failed: config: "), "{message}");
+        let place = &error["context"]["reportLocation"]["filePath"];
+        assert!(
+            place.as_str().unwrap().starts_with("src/server/"),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]

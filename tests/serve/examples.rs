@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 
 use super::events::Post;
 use super::{Served, shop, three};
-use crate::support::binary::moment;
 use crate::support::fake_api::FakeApi;
 use crate::support::shop::page;
 
@@ -194,10 +193,7 @@ async fn the_workflow_of_the_service_asks_and_looks_as_the_service_answers() {
         (202, &json!("at_work"))
     );
     let id = answer.json()["run_id"].as_str().unwrap().to_owned();
-    while served.get(&format!("/runs/{id}")).await.1["state"] == "at_work" {
-        moment(std::time::Duration::from_millis(50)).await;
-    }
-    assert_eq!(served.get(&format!("/runs/{id}")).await.1["state"], "done");
+    assert_eq!(served.ended(&id).await["state"], "done");
     assert_eq!(served.get("/runs/of-another-instance").await.0, 404);
 }
 

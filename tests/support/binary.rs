@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+/// How long the program may take to end after a signal: Cloud Run kills it ten seconds after. It gives itself
+/// less than eight; the rest is for a machine that has much to do.
+pub const KILLED_AFTER: Duration = Duration::from_millis(9_500);
+
 /// A working directory, connectors of the test's own in it, and an environment.
 pub struct Bench {
     folder: TempDir,
@@ -126,6 +130,13 @@ impl Bench {
         self
     }
 
+    /// Lets it find a BigQuery at these addresses (REST and gRPC), and nobody to get credentials from.
+    pub fn bigquery(self, rest: &str, grpc: &str) -> Self {
+        self.env("BIGQUERY_EMULATOR_HOST", rest)
+            .env("BIGQUERY_STORAGE_EMULATOR_HOST", grpc)
+            .env("NO_GCE_CHECK", "true")
+    }
+
     /// A path below the folder.
     pub fn path(&self, path: &str) -> PathBuf {
         self.folder.path().join(path)
@@ -215,7 +226,6 @@ impl Bench {
             child: Some(child),
             said,
             listening: Some(listening),
-            begun: Instant::now(),
         }
     }
 
@@ -243,7 +253,6 @@ pub struct Running {
     /// Standard error so far.
     said: Arc<Mutex<Vec<u8>>>,
     listening: Option<JoinHandle<()>>,
-    begun: Instant,
 }
 
 impl Running {
@@ -328,8 +337,9 @@ impl Running {
         assert!(sent.unwrap().success());
     }
 
-    /// Waits until the condition holds or the program has ended; whether it holds.
+    /// Waits until the condition holds or the program has ended, five minutes at the most; whether it holds.
     pub async fn until(&mut self, mut holds: impl FnMut() -> bool) -> bool {
+        let begun = Instant::now();
         loop {
             if holds() {
                 return true;
@@ -338,8 +348,9 @@ impl Running {
                 return holds();
             }
             assert!(
-                self.begun.elapsed() < Duration::from_secs(60),
-                "nothing happened for a minute"
+                begun.elapsed() < Duration::from_secs(300),
+                "nothing happened for five minutes: {}",
+                self.said()
             );
             moment(Duration::from_millis(1)).await;
         }
@@ -352,6 +363,21 @@ impl Drop for Running {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// Looks again and again until it finds something, which it returns; panics after a minute.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "not within a minute: {what}"
+        );
+        moment(Duration::from_millis(20)).await;
     }
 }
 

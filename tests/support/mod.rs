@@ -14,6 +14,7 @@ pub mod meddler;
 pub mod oidc;
 pub mod plain_http;
 pub mod rows;
+pub mod served;
 pub mod shop;
 pub mod stand_ins;
 pub mod tables;

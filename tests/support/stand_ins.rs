@@ -13,6 +13,11 @@ case "${0##*/} $*" in
     "gcloud run services describe"*) echo https://drawoff-acme-abc-ew.a.run.app ;;
     "gcloud projects describe"*) echo 123456789012 ;;
     "gcloud builds describe"*) echo SUCCESS ;;
+    "gcloud run jobs describe"*--format=*) echo europe-west1-docker.pkg.dev/my-project/drawoff/drawoff-acme:20260101-000000 ;;
+    "gcloud storage service-agent"*) echo service-1@gs-project-accounts.iam.gserviceaccount.com ;;
+    "gcloud eventarc triggers describe"*) echo projects/my-project/subscriptions/drawoff-1 ;;
+    "gcloud beta monitoring channels create"*) echo projects/my-project/notificationChannels/1 ;;
+    bq*" ls --transfer_config"*) echo '[{"displayName": "drawoff: freshness", "name": "projects/1/locations/eu/transferConfigs/5f3a-1"}]' ;;
     *" describe "*) [ "$EVERYTHING_IS_THERE" = yes ] ;;
     *" list "* | *" list") if [ "$EVERYTHING_IS_THERE" = yes ]; then echo 1; fi ;;
     bq*" show "*) echo '{"kind": "bigquery#dataset", "location": "EU"}' ;;
@@ -152,6 +157,12 @@ pub fn known_to_google(calls: &[Call]) {
     let home = tempfile::tempdir().unwrap();
     // What is to be built is looked for before the account.
     std::fs::write(home.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+    // So are files that flags name.
+    for file in wanted.iter().flat_map(|call| call.iter()) {
+        if let Some(file) = file.strip_prefix("--policy-from-file=") {
+            std::fs::write(home.path().join(file), "{}").unwrap();
+        }
+    }
     let next = std::sync::Mutex::new(wanted.into_iter());
     let wrong = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
