@@ -65,6 +65,11 @@ async fn what_cannot_be_run_is_explained() {
     let served = Served::start(&bench, &[]).await;
     for (body, status, said) in [
         ("", 400, "the body is no JSON"),
+        (
+            r#"["shop", [], null, null, false, true]"#,
+            400,
+            "the body is a list",
+        ),
         ("{}", 400, "missing field `source`"),
         (
             r#"{"source": "shop", "sorce": 1}"#,

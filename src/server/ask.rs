@@ -116,6 +116,10 @@ impl Asked {
                 text.len()
             )));
         }
+        // Serde would take its values for the fields, in their order.
+        if text.trim_ascii_start().starts_with(b"[") {
+            return Err(bad("the body is a list and no object".to_owned()));
+        }
         serde_json::from_slice(text).map_err(|e| match e.classify() {
             // What it quotes is a name of the body, never a value.
             serde_json::error::Category::Data => {

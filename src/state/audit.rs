@@ -25,7 +25,7 @@ pub struct RunRecord {
     /// What the run was started for: one firing of a schedule, one event, one message. A repeat of it has
     /// the same.
     pub trigger: Option<String>,
-    /// When the run started.
+    /// When the run started; of a stream that tasks have read to its end together, when it was split.
     pub started_at: Timestamp,
     /// When the stream ended.
     pub ended_at: Timestamp,
