@@ -615,3 +615,31 @@ async fn a_backfill_at_work_and_tasks_of_a_round_exclude_each_other() {
     shop.bench.run(&backfill("1/2")).await.exits(0);
     shop.is_right();
 }
+
+#[tokio::test]
+async fn what_was_never_finished_blocks_no_later_execution() {
+    let shop = Shop::open().await;
+    shop.spans(&[]).await.exits(0);
+    let task = async |execution: &str, shard: &str, more: &[&str]| {
+        let args = ["--source", "shop", "--stream", "spans", "--shard", shard];
+        let environment = [("DRAWOFF_EXECUTION", execution)];
+        let args = [&args[..], more].concat();
+        let ran = shop.bench.spawn_with(&args, &environment).end().await;
+        ran.exits(0)
+    };
+    // Half a round, then half a backfill, and neither comes back.
+    task("round", "0/2", &[]).await;
+    let span = ["--since", "2026-02-01", "--until", "2026-08-01"];
+    task("backfill", "1/2", &span).await;
+    shop.shelf.change(|rows| rows.push(item(91, 456_000)));
+    for shard in ["0/2", "1/2"] {
+        task("next", shard, &[]).await;
+    }
+    shop.is_right();
+    shop.shelf
+        .change(|rows| rows[40]["name"] = "renamed".into());
+    for shard in ["0/2", "1/2"] {
+        task("again", shard, &span).await;
+    }
+    shop.is_right();
+}

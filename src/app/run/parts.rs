@@ -108,12 +108,7 @@ impl Run {
         );
         let ready = &as_wanted(ready, &split);
         let ready = &self.prepare_with_others(ready, meter).await?;
-        let stored = self.stored().await?;
-        for part in left(place, &split, &stored) {
-            self.read_part(ready, place, &split, part, lot, meter)
-                .await?;
-        }
-        self.close_held(ready, &split, lot, meter).await?;
+        self.finish_held(ready, place, &split, lot, meter).await?;
         Ok(true)
     }
 
@@ -136,11 +131,12 @@ impl Run {
         let mut waiting = false;
         loop {
             let stored = self.stored().await?;
-            let now = stored.get(&place.key);
-            let open = now.is_some_and(|s| s.checkpoint.split.as_ref() == Some(split));
             let mut left = left(place, split, &stored);
-            if !open || left.is_empty() {
+            if !is_open(place, split, &stored) || left.is_empty() {
                 break;
+            }
+            if newer(ready, split, &stored).is_some() {
+                return self.finish_alone(ready, place, split, meter).await;
             }
             // Not all at the same one.
             let first = rand::random_range(0..left.len());
@@ -167,6 +163,39 @@ impl Run {
             }
         }
         self.close(ready, split, lot, meter).await?;
+        Ok(())
+    }
+
+    /// The same where the stream was split anew for another span meanwhile, whose tasks may be at work or never
+    /// come back: with the stream's lease, that they are not.
+    async fn finish_alone(
+        &self,
+        ready: &Ready<'_>,
+        place: &Place,
+        split: &Split,
+        meter: &Arc<Meter>,
+    ) -> Result<()> {
+        let lot = self.lot(lease_within(&self.source.name, &ready.stream.name));
+        let held = self.wait_for(&lot).await?;
+        let read = self.finish_held(ready, place, split, &lot, meter).await;
+        end(held, read).await
+    }
+
+    /// The same under a lease that is held, of all of the stream.
+    async fn finish_held(
+        &self,
+        ready: &Ready<'_>,
+        place: &Place,
+        split: &Split,
+        lot: &Lot,
+        meter: &Arc<Meter>,
+    ) -> Result<()> {
+        let stored = self.stored().await?;
+        for part in left(place, split, &stored) {
+            self.read_part(ready, place, split, part, lot, meter)
+                .await?;
+        }
+        self.close_held(ready, split, lot, meter).await?;
         Ok(())
     }
 
@@ -289,18 +318,12 @@ impl Run {
         // Another attempt of this task may have got further meanwhile, or to the end of all.
         let mut stored = self.stored().await?;
         let saved = stored.remove(&key);
-        let now = stored.get(&place.key);
-        let open = now.is_some_and(|s| s.checkpoint.split.as_ref() == Some(split));
-        if !open || is_read(saved.as_ref(), split) {
+        if !is_open(place, split, &stored) || is_read(saved.as_ref(), split) {
             return Ok(());
         }
-        if let Some(newer) = stored
-            .iter()
-            .filter(|(key, _)| is_of(key, ready.stream))
-            .filter_map(|(_, s)| s.checkpoint.split.as_ref())
-            .find(|other| !other.ended && other.id != split.id && other.started > split.started)
-        {
-            // What those have read already may be newer than what this would publish after them.
+        // What those of the newer one have published may be newer than what this reads now and publishes later.
+        let shared = lot.lease == self.part_lot(ready, &key).lease;
+        if let Some(newer) = newer(ready, split, &stored).filter(|_| shared) {
             return Err(refused(ready, newer).transient(true));
         }
         let ready = &self.adopted(ready).await?;
@@ -404,6 +427,21 @@ fn left(place: &Place, split: &Split, stored: &Stored) -> Vec<(CheckpointKey, Pa
         .map(|(n, part)| (key_of(place, n), part))
         .filter(|(key, _)| !is_read(stored.get(key), split))
         .collect()
+}
+
+/// Whether the stream is split so, and not read to its end.
+fn is_open(place: &Place, split: &Split, stored: &Stored) -> bool {
+    let now = stored.get(&place.key);
+    now.is_some_and(|s| s.checkpoint.split.as_ref() == Some(split))
+}
+
+/// A split of another span of the stream, made later, and not read to its end.
+fn newer<'s>(ready: &Ready<'_>, split: &Split, stored: &'s Stored) -> Option<&'s Split> {
+    stored
+        .iter()
+        .filter(|(key, _)| is_of(key, ready.stream))
+        .filter_map(|(_, saved)| saved.checkpoint.split.as_ref())
+        .find(|other| !other.ended && other.id != split.id && other.started > split.started)
 }
 
 /// A stream as those wanted it who split it.
