@@ -493,8 +493,7 @@ mod tests {
 
     #[test]
     fn the_end_comes_well_before_the_platform_kills() {
-        // Cloud Run does so ten seconds after the signal, and the machine may have much to do.
-        let most = Duration::from_secs(8);
+        let most = Duration::from_secs(8); // Cloud Run waits for ten, and the machine may be busy.
         assert!(PATIENCE + SPARE + BACKGROUND < most);
         assert!(otlp::LAST_MOMENT + BACKGROUND < most);
     }
