@@ -128,10 +128,11 @@ impl Run {
         );
         let ready = &as_wanted(ready, split);
         let ready = &self.prepare_with_others(ready, meter).await?;
-        let mut waiting = false;
+        let (mut waiting, mut failed) = (false, Failed::default());
         loop {
             let stored = self.stored().await?;
             let mut left = left(place, split, &stored);
+            left.retain(|(key, _)| !failed.has(key));
             if !is_open(place, split, &stored) || left.is_empty() {
                 break;
             }
@@ -153,15 +154,16 @@ impl Run {
                     Err(e) => return Err(e),
                 };
                 let read = self
-                    .read_part(ready, place, split, (key, part), &lot, meter)
+                    .read_part(ready, place, split, (key.clone(), part), &lot, meter)
                     .await;
-                end(held, read).await?;
+                failed.note(key, end(held, read).await)?;
                 waiting = false;
             }
             if waiting {
                 self.leases.pause(&lot.stop).await?;
             }
         }
+        failed.first()?;
         self.close(ready, split, lot, meter).await?;
         Ok(())
     }
@@ -291,16 +293,16 @@ impl Run {
                 Err(e) => return Err(e),
             };
             let read = self
-                .read_part(ready, place, split, (key, part), &lot, meter)
+                .read_part(ready, place, split, (key.clone(), part), &lot, meter)
                 .await;
-            failed.note(&lot, end(held, read).await)?;
+            failed.note(key, end(held, read).await)?;
         }
         for (key, part, lot) in busy {
             let held = self.wait_for(&lot).await?;
             let read = self
-                .read_part(ready, place, split, (key, part), &lot, meter)
+                .read_part(ready, place, split, (key.clone(), part), &lot, meter)
                 .await;
-            failed.note(&lot, end(held, read).await)?;
+            failed.note(key, end(held, read).await)?;
         }
         failed.first()?;
         Ok(true)
@@ -380,43 +382,45 @@ impl Run {
 
 impl Ready<'_> {
     fn way(&self) -> Option<Way> {
-        Way::of_table(self.stream, &self.spec, self.kind)
+        let kind = self.kind.filter(|_| self.kind_is_declared);
+        Way::of_table(self.stream, &self.spec, kind)
     }
 }
 
 /// Parts that could not be read.
 #[derive(Default)]
-struct Failed(Vec<Error>);
+struct Failed(Vec<(CheckpointKey, Error)>);
 
 impl Failed {
     /// Takes note of how a part ended. One that cannot be read does not keep its task from the others.
     ///
     /// # Errors
     /// What is not the part's own failure, or one too many.
-    fn note(&mut self, lot: &Lot, outcome: Result<()>) -> Result<()> {
+    fn note(&mut self, part: CheckpointKey, outcome: Result<()>) -> Result<()> {
         let Err(error) = outcome else { return Ok(()) };
         let own = matches!(
             error.kind(),
-            ErrorKind::Unavailable
-                | ErrorKind::Rejected
-                | ErrorKind::Decode
-                | ErrorKind::Schema
-                | ErrorKind::State
+            ErrorKind::Unavailable | ErrorKind::Rejected | ErrorKind::Decode | ErrorKind::Schema
         );
         if !own || self.0.len() + 1 == MOST_FAILED {
             return Err(error);
         }
         tracing::warn!(
-            lease = lot.lease,
+            part = part.stream,
             "a part of the stream could not be read, going on with the others: {}",
             error.chain()
         );
-        self.0.push(error);
+        self.0.push((part, error));
         Ok(())
     }
 
+    fn has(&self, part: &CheckpointKey) -> bool {
+        self.0.iter().any(|(failed, _)| failed == part)
+    }
+
     fn first(self) -> Result<()> {
-        self.0.into_iter().next().map_or(Ok(()), Err)
+        let first = self.0.into_iter().next();
+        first.map_or(Ok(()), |(_, error)| Err(error))
     }
 }
 

@@ -53,6 +53,8 @@ pub(super) struct Ready<'a> {
     pub contract: Contract,
     pub column: Option<CursorColumn>,
     pub kind: Option<CursorKind>,
+    /// Not so of a cursor of a parent's without a schema, which is taken for a time.
+    pub kind_is_declared: bool,
     pub since: Option<Cursor>,
     pub until: Option<Cursor>,
 }
@@ -268,6 +270,7 @@ impl Run {
             contract,
             column,
             kind,
+            kind_is_declared: parents.first().is_none_or(|p| p.stream.schema.is_some()),
             since,
             until,
         }))
