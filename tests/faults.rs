@@ -248,24 +248,22 @@ async fn sigterm_ends_a_run_into_bigquery_in_time_and_the_next_completes_it() {
         };
         let mut run = bench.spawn(&args);
         assert!(run.until(|| api.count() > 5).await);
-        let asked = Instant::now();
         run.signal("TERM");
+        let asked = Instant::now();
         let ran = run.end().await.exits(75).complains("asked to stop");
         let took = asked.elapsed();
-        // Cloud Run kills ten seconds after the signal.
-        assert!(
-            took < Duration::from_secs(8),
-            "{method} took {took:?}: {ran}"
-        );
+        assert!(took < KILLED_AFTER, "{method} took {took:?}: {ran}");
         let kept = ids();
         let last = kept.len() as i64;
         // What is merged is published, if there was time for it; what is appended is taken back.
-        let published = key != "~" && !ran.stderr.contains("will be read again");
-        let expected = if published { 40..=50 } else { 0..=0 };
-        assert!(
-            expected.contains(&last),
-            "{method} kept {last} of 50 rows: {ran}"
-        );
+        let none = key == "~" || ran.stderr.contains("was not published");
+        // Where nobody knows, either is right.
+        let maybe = ran.stderr.contains("there is no time left to see");
+        let right = match last {
+            0 => none || maybe,
+            _ => !none && (40..=50).contains(&last),
+        };
+        assert!(right, "{method} kept {last} of 50 rows: {ran}");
         assert_eq!(kept, (1..=last).collect::<Vec<_>>(), "{method}");
         slow.store(usize::MAX, Ordering::SeqCst);
         bench.run(&args).await.exits(0);
@@ -280,13 +278,13 @@ async fn a_deadline_leaves_the_time_to_publish_and_to_say_what_was_done() {
     let shelf = Shelf::of(1_000);
     let served = shelf.clone();
     let api =
-        FakeApi::start(move |request| served.serve(request).delay(Duration::from_millis(200)))
+        FakeApi::start(move |request| served.serve(request).delay(Duration::from_millis(300)))
             .await;
     let bench = items(&api, SORTED).bigquery(&gate.url, emulator.grpc());
     let dataset = emulator.dataset("deadline");
     let destination = format!("bigquery:{PROJECT}.{dataset}");
     gate.on(Call::Publish, HoldBefore);
-    let args = ["--destination", &destination, "--deadline", "4s"];
+    let args = ["--destination", &destination, "--deadline", "10s"];
     let mut run = bench.spawn(&[&RUN[..], &args].concat());
     assert!(run.until(|| gate.held() > 0).await);
     // Longer than a run that was told to end at once would have.
