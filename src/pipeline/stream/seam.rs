@@ -9,7 +9,7 @@ use crate::state::Checkpoint;
 /// Whether a stream can go on from a checkpoint.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] for one that appends now and did not before: an API that includes its lower bound
+/// [`ErrorKind::Config`](crate::error::ErrorKind::Config) for one that appends now and did not before: an API that includes its lower bound
 /// serves the records at the cursor again, and nothing says which of them the table has.
 pub fn check_seam(
     stream: &Stream,
