@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::binary::{Bench, KILLED_AFTER, moment};
+use crate::support::binary::{Bench, STOPS_WITHIN, moment};
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::fake_api::{FakeApi, Received, Reply, in_turn};
 use crate::support::faults::gate::Fault::HoldBefore;
@@ -180,7 +180,7 @@ async fn sigterm_ends_a_run_in_time_and_keeps_what_it_read() {
         run.signal(signal);
         let asked = Instant::now();
         let ran = run.end().await.exits(75).complains("asked to stop");
-        assert!(asked.elapsed() < KILLED_AFTER, "{ran}");
+        assert!(asked.elapsed() < STOPS_WITHIN, "{ran}");
         let kept = stored(&bench).len();
         assert!((40..50).contains(&kept), "{kept} rows, 50 were read: {ran}");
         slow.store(usize::MAX, Ordering::SeqCst);
@@ -252,7 +252,7 @@ async fn sigterm_ends_a_run_into_bigquery_in_time_and_the_next_completes_it() {
         let asked = Instant::now();
         let ran = run.end().await.exits(75).complains("asked to stop");
         let took = asked.elapsed();
-        assert!(took < KILLED_AFTER, "{method} took {took:?}: {ran}");
+        assert!(took < STOPS_WITHIN, "{method} took {took:?}: {ran}");
         let kept = ids();
         let last = kept.len() as i64;
         // What is merged is published, if there was time for it; what is appended is taken back.

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::grants;
-use crate::support::binary::{Bench, KILLED_AFTER, Ran, Running, eventually, moment};
+use crate::support::binary::{Bench, Ran, Running, STOPS_WITHIN, eventually, moment};
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::fake_api::{FakeApi, Received, Reply};
 use crate::support::faults::gate::{self, RestGate};
@@ -37,7 +37,7 @@ async fn stop(run: Running, what: &str) -> Ran {
     let ran = run.end().await;
     let took = asked.elapsed();
     assert!(
-        took < KILLED_AFTER,
+        took < STOPS_WITHIN,
         "{what}: {took:?} after the signal: {ran}"
     );
     assert_eq!(ran.code, Some(75), "{what}: {ran}");
@@ -284,7 +284,7 @@ async fn at_any_moment() {
                 let asked = Instant::now();
                 let ran = run.end().await;
                 assert!(
-                    asked.elapsed() < KILLED_AFTER,
+                    asked.elapsed() < STOPS_WITHIN,
                     "{destination} {round}: {ran}"
                 );
                 // Before it listens, the signal ends it as it ends any program.
@@ -348,7 +348,7 @@ async fn though_nobody_reads_what_it_says() {
     let asked = Instant::now();
     let ended = tokio::task::spawn_blocking(move || child.wait());
     let status = ended.await.unwrap().unwrap();
-    assert!(asked.elapsed() < KILLED_AFTER, "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < STOPS_WITHIN, "{:?}", asked.elapsed());
     assert_eq!(status.code(), Some(75));
     trouble.over(&bench, "nobody reads").await;
 }

@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::duplicates::{firing, second_request, slow_shop};
 use super::events::Post;
 use super::{guarded_with, shop, three};
-use crate::support::binary::{KILLED_AFTER, moment};
+use crate::support::binary::{STOPS_WITHIN, moment};
 use crate::support::fake_api::FakeApi;
 use crate::support::google::{CERTS, Google};
 use crate::support::served::Served;
@@ -206,6 +206,6 @@ async fn all_who_wait_get_an_answer_when_the_process_is_told_to_end() {
     assert_eq!(second.json()["duplicate"], json!(true));
     served.running.end().await.exits(0);
     other.running.end().await.exits(0);
-    assert!(begun.elapsed() < KILLED_AFTER, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < STOPS_WITHIN, "{:?}", begun.elapsed());
     drop(idle);
 }
