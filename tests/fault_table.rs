@@ -145,7 +145,6 @@ async fn passes(disposition: Disposition, method: WriteMethod) {
 async fn lasts(disposition: Disposition, method: WriteMethod) {
     use gate::Call::{DropStaging, Job, Positions, Publish, Results};
     let mut scene = Scene::new(Emulator::get(), disposition, method).await;
-    let mut left = 0;
     for point in points(disposition, method) {
         let case = format!("{disposition:?} by {method:?}, always at {point:?}");
         scene.proxies.prepare(point);
@@ -168,13 +167,13 @@ async fn lasts(disposition: Disposition, method: WriteMethod) {
         // Of an unclear end a job may still need the table.
         let staged =
             !method.is_direct() && matches!(point, Point::Rest(Positions | Publish | DropStaging));
-        left += usize::from(staged);
+        let left = usize::from(staged);
         scene.take_back().await;
         assert_eq!(scene.check(&case), left, "{case}: staging tables");
         assert_eq!(scene.publish().await.expect(&case).rows, 5, "{case}");
         assert_eq!(scene.check(&case), left, "{case}: staging tables");
+        scene.swept().await;
     }
-    scene.swept().await;
 }
 
 /// A run dies before and after each call arrives; the next finds what it needs and no more.
@@ -192,8 +191,8 @@ async fn dies(disposition: Disposition, method: WriteMethod) {
             assert_eq!(scene.publish().await.expect(&case).rows, 5, "{case}");
             scene.check(&case);
         }
+        scene.swept().await;
     }
-    scene.swept().await;
 }
 
 /// Taking back what a dead run has left meets faults itself.

@@ -9,11 +9,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use drawoff::google::{Endpoint, GoogleSettings};
@@ -57,14 +58,17 @@ pub struct Emulator {
     leash: Mutex<Option<ChildStdin>>,
     /// Tests that it has served.
     served: AtomicUsize,
+    /// Datasets of the tests that are on these threads.
+    datasets: Mutex<Vec<(ThreadId, String)>>,
 }
 
-/// What a test that uses an emulator leaves at its end: the last of them ends the emulator, which holds
-/// some hundred megabytes.
-struct Tenancy(&'static Emulator);
+/// What a test that uses an emulator leaves at its end: its datasets go, and the last of the tests ends
+/// the emulator, which holds some hundred megabytes.
+struct Tenancy(&'static Emulator, ThreadId);
 
 impl Drop for Tenancy {
     fn drop(&mut self) {
+        self.0.delete_datasets(self.1);
         if self.0.served.fetch_add(1, Ordering::Relaxed) + 1 == TESTS_EACH {
             self.0.end();
         }
@@ -112,7 +116,7 @@ impl Emulator {
                 Err(why) => panic!("the BigQuery emulator cannot be had: {why}"),
             },
         };
-        MINE.set(Some(Tenancy(mine)));
+        MINE.set(Some(Tenancy(mine, thread.id())));
         mine
     }
 
@@ -159,14 +163,33 @@ impl Emulator {
         &self.grpc
     }
 
-    /// A dataset name that no other test has.
+    /// A dataset name that no other test has. The dataset goes with the test on whose thread this is asked
+    /// for, as every table that is there makes each statement slower.
     pub fn dataset(&self, test: &str) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        format!(
+        let name = format!(
             "{test}_{}_{}",
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
-        )
+        );
+        let mine = (std::thread::current().id(), name.clone());
+        self.datasets.lock().unwrap().push(mine);
+        name
+    }
+
+    /// Deletes the datasets that were asked for on a thread, with all that is in them.
+    pub fn delete_datasets(&self, of: ThreadId) {
+        let mut datasets = self.datasets.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<_> = datasets
+            .extract_if(.., |(thread, _)| *thread == of)
+            .collect();
+        drop(datasets);
+        let address = self.rest.trim_start_matches("http://");
+        for (_, name) in gone {
+            let path = format!("datasets/{name}?deleteContents=true");
+            // Of what cannot be deleted no test knows.
+            let _ = request(address, "DELETE", &path, "");
+        }
     }
 
     /// Rows of a query, read by Google's Python client.
@@ -282,6 +305,7 @@ impl Emulator {
                 reader: Mutex::default(),
                 leash: Mutex::default(),
                 served: AtomicUsize::new(0),
+                datasets: Mutex::default(),
             });
         }
         let ports = (free_port()?, free_port()?);
@@ -299,6 +323,7 @@ impl Emulator {
             reader: Mutex::default(),
             leash: Mutex::new(leash.stdin.take()),
             served: AtomicUsize::new(0),
+            datasets: Mutex::default(),
         })
     }
 }
@@ -329,6 +354,7 @@ impl OwnEmulator {
                 reader: Mutex::default(),
                 leash: Mutex::default(),
                 served: AtomicUsize::new(0),
+                datasets: Mutex::default(),
             },
             ports,
             data,
@@ -499,16 +525,20 @@ fn free_port() -> Result<u16, String> {
 /// Whether a query is answered: the database opens on the first one.
 fn answers(port: u16) -> bool {
     let body = r#"{"query":"SELECT 1","useLegacySql":false}"#;
+    let answer = request(&format!("127.0.0.1:{port}"), "POST", "queries", body);
+    answer.is_ok_and(|a| a.starts_with("HTTP/1.1 200"))
+}
+
+/// What an emulator at `host:port` answers to a call of its project.
+fn request(address: &str, method: &str, path: &str, body: &str) -> std::io::Result<String> {
     let request = format!(
-        "POST /bigquery/v2/projects/{PROJECT}/queries HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "{method} /bigquery/v2/projects/{PROJECT}/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut answer = String::new();
-    let asked = TcpStream::connect_timeout(&address, Duration::from_secs(2)).and_then(|mut s| {
-        s.set_read_timeout(Some(Duration::from_secs(30)))?;
-        s.write_all(request.as_bytes())?;
-        s.read_to_string(&mut answer)
-    });
-    asked.is_ok() && answer.starts_with("HTTP/1.1 200")
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(request.as_bytes())?;
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
