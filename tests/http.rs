@@ -729,6 +729,7 @@ async fn declared_limits_hold_for_all_requests_together() {
         requests: NonZeroU32::new(requests).unwrap(),
         per: Duration::from_millis(millis),
         burst: NonZeroU32::new(burst),
+        turn: Duration::ZERO,
     };
     options.concurrency = 16;
     options.rate_limits = vec![limit(10, 500, 4), limit(15, 1500, 15)];

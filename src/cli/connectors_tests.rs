@@ -119,6 +119,7 @@ fn acme() -> Connector {
             requests: NonZeroU32::new(100).unwrap(),
             per: Duration::from_secs(60),
             burst: None,
+            turn: Duration::ZERO,
         }],
         concurrency: 4,
         auths: vec![

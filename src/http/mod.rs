@@ -136,6 +136,9 @@ pub struct RateLimit {
     pub per: Duration,
     /// Requests that may go out at once; `requests` when not given.
     pub burst: Option<std::num::NonZeroU32>,
+    /// How long after the start the first request goes out: zero, but for a process that shares the limit
+    /// with more others than it has requests, so that they take turns.
+    pub turn: Duration,
 }
 
 /// The wait that an answer's `Retry-After` asks for, as seconds or as a date by the server's clock.

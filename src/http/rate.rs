@@ -33,6 +33,8 @@ pub(super) struct Gate {
     pacers: Vec<Pacer>,
     /// Held by the one request that is next; the others queue in order.
     next: tokio::sync::Mutex<Vec<Window>>,
+    /// Before this it is the turn of others who share the limits.
+    turn: Instant,
     paused_until: Mutex<Option<Instant>>,
 }
 
@@ -64,8 +66,11 @@ impl Gate {
                 sent: VecDeque::new(),
             });
         }
+        let turn = limits.iter().map(|l| l.turn).max().unwrap_or_default();
+        let start = clock.instant();
         Ok(Self {
             clock,
+            turn: start.checked_add(turn).unwrap_or(start),
             permits: Semaphore::new(concurrency.clamp(1, Semaphore::MAX_PERMITS)),
             pacers,
             next: tokio::sync::Mutex::new(windows),
@@ -89,6 +94,10 @@ impl Gate {
             .await?
             .map_err(|_| Error::new(ErrorKind::Bug, "the gate of a source was closed"))?;
         let mut windows = self.within(context, self.next.lock()).await?;
+        if self.clock.instant() < self.turn {
+            self.wait_until(self.turn, context, || own_limit(api))
+                .await?;
+        }
         for pacer in &self.pacers {
             while let Err(not_until) = pacer.check() {
                 self.wait_until(not_until.earliest_possible(), context, || own_limit(api))
@@ -325,6 +334,7 @@ mod tests {
             requests: NonZeroU32::new(requests).unwrap(),
             per,
             burst: burst.and_then(NonZeroU32::new),
+            turn: Duration::ZERO,
         }
     }
 

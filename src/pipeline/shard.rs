@@ -2,6 +2,7 @@
 //! rate limits are divided. Pure, but for the environment.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::config::{self, Environment};
 use crate::error::{Error, Result};
@@ -96,14 +97,21 @@ impl Shard {
         (stream as u64 + part as u64) % u64::from(self.count) == u64::from(self.index)
     }
 
-    /// This task's share of a rate limit: all shares together stay within it.
+    /// This task's share of a rate limit: all shares together stay within it, where the tasks start
+    /// together.
     pub fn share_of(self, limit: &RateLimit) -> RateLimit {
         let divided = |n: NonZeroU32| NonZeroU32::new(n.get() / self.count);
         let burst = limit.burst.map(|b| divided(b).unwrap_or(NonZeroU32::MIN));
+        // Not all of them may send one at once.
+        let turn = match limit.burst.unwrap_or(limit.requests).get() < self.count {
+            true => limit.per * self.index / limit.requests.get(),
+            false => Duration::ZERO,
+        };
         match divided(limit.requests) {
             Some(requests) => RateLimit {
                 requests,
                 burst,
+                turn,
                 ..*limit
             },
             // Less than one in a period: one in a longer one.
@@ -111,6 +119,7 @@ impl Shard {
                 requests: NonZeroU32::MIN,
                 per: limit.per * self.count / limit.requests.get(),
                 burst,
+                turn,
             },
         }
     }
@@ -138,7 +147,6 @@ fn number(text: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -197,11 +205,34 @@ mod tests {
                 requests: NonZeroU32::new(requests).unwrap(),
                 per: Duration::from_secs(seconds),
                 burst: burst.and_then(NonZeroU32::new),
+                turn: Duration::ZERO,
             };
             let share = Shard { index: 0, count }.share_of(&limit);
             let rate = |l: &RateLimit| f64::from(l.requests.get()) / l.per.as_secs_f64();
             prop_assert!(rate(&share) * f64::from(count) <= rate(&limit) * 1.000_001);
             prop_assert!(share.per >= limit.per || requests >= count);
+        }
+
+        #[test]
+        fn tasks_take_turns_where_there_are_fewer_requests(
+            requests in 1u32..20, seconds in 1u64..4000, more in 1u32..40,
+        ) {
+            let count = requests + more;
+            let limit = RateLimit {
+                requests: NonZeroU32::new(requests).unwrap(),
+                per: Duration::from_secs(seconds),
+                burst: None,
+                turn: Duration::ZERO,
+            };
+            let mut sent: Vec<Duration> = (0..count)
+                .map(|index| Shard { index, count }.share_of(&limit))
+                .flat_map(|share| (0..4).map(move |n| share.turn + share.per * n))
+                .collect();
+            sent.sort_unstable();
+            for span in sent.windows(requests as usize + 1) {
+                let took = span[requests as usize] - span[0];
+                prop_assert!(took + Duration::from_micros(1) >= limit.per, "{span:?}");
+            }
         }
     }
 }

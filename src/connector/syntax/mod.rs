@@ -23,6 +23,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use super::model::{Auth, ConfigKey, Connector};
 use super::template::Template;
@@ -351,6 +352,7 @@ fn limit_of(reader: &mut Reader, fields: &Fields<'_>) -> Option<RateLimit> {
         requests: requests?,
         per: per?,
         burst,
+        turn: Duration::ZERO,
     })
 }
 
