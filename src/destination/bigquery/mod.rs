@@ -16,7 +16,7 @@
 //! | `slice` `publish` | a slice, and the transaction that makes it visible |
 //! | `direct` | slices whose rows go straight into the table, and how they are taken back |
 //! | `check` | what the account may do |
-//! | `state` | checkpoints, leases, the record of runs |
+//! | `state` `checkpoint` | checkpoints, leases, the record of runs; a checkpoint as text |
 //! | `plan` | what a run would do |
 //!
 //! Tables of its own: `_drawoff_checkpoints`, `_drawoff_leases`, `_drawoff_loads`, `_drawoff_runs`; `_drawoff_open_slices` where rows go
@@ -25,6 +25,7 @@
 
 mod api;
 mod check;
+mod checkpoint;
 mod direct;
 mod load;
 mod partitions;

@@ -4,12 +4,12 @@ use super::api::{Api, Ended, Query, Row};
 use super::partitions::Partitions;
 use super::slice::BigQuerySlice;
 use super::stage::Stage;
-use super::{BigQuery, CHECKPOINTS, LEASES, shape, spec, sql, unique_mark};
+use super::{BigQuery, CHECKPOINTS, LEASES, checkpoint, shape, spec, sql, unique_mark};
 use crate::destination::audit::{self, LOADS};
 use crate::destination::{
     Absent, Disposition, Published, TableSpec, lease_lost, rejects, version_conflict,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::google::Failure;
 use crate::schema::Column;
 use crate::state::CheckpointUpdate;
@@ -37,9 +37,7 @@ impl BigQuerySlice {
                 ("drawoff_run", update.run_id.as_str()),
             ]
         };
-        let state = serde_json::to_string(&update.checkpoint).map_err(|e| {
-            Error::new(ErrorKind::Bug, "could not write a checkpoint as JSON").source(e)
-        })?;
+        let state = checkpoint::to_text(&update.checkpoint)?;
         let what = format!(
             "publish slice `{}` of `{}.{}`",
             self.name,

@@ -8,13 +8,11 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::api::{Query, Row};
-use super::{BigQuery, CHECKPOINTS, LEASES, sql, unique_mark};
+use super::{BigQuery, CHECKPOINTS, LEASES, checkpoint, sql, unique_mark};
 use crate::destination::audit::{self, Cell, LOADS, RUNS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::Column;
-use crate::state::{
-    Acquired, Checkpoint, CheckpointKey, Held, Lease, RunRecord, SavedCheckpoint, StateStore,
-};
+use crate::state::{Acquired, CheckpointKey, Held, Lease, RunRecord, SavedCheckpoint, StateStore};
 
 /// Streams whose record goes into one statement, which may have 10,000 parameters.
 const RECORDS_AT_ONCE: usize = 200;
@@ -52,8 +50,8 @@ impl StateStore for BigQuery {
             let version: u64 = text("version")
                 .and_then(|v| v.parse().ok())
                 .ok_or_else(bad)?;
-            let checkpoint: Checkpoint = text("state")
-                .and_then(|s| serde_json::from_str(s).ok())
+            let checkpoint = text("state")
+                .and_then(checkpoint::of_text)
                 .ok_or_else(bad)?;
             let key = CheckpointKey {
                 source: source.to_owned(),

@@ -31,7 +31,7 @@ use super::api::{Query, Row};
 use super::publish::load_parameters;
 use super::sql::answer;
 use super::write::StreamWriter;
-use super::{BigQuery, CHECKPOINTS, LEASES, OPEN_SLICES};
+use super::{BigQuery, CHECKPOINTS, LEASES, OPEN_SLICES, checkpoint};
 use crate::destination::audit::{LOAD_PARAMETERS, LOADS};
 use crate::destination::rejects as rejects_table;
 use crate::destination::{Base, BatchKind, Disposition, Published, Slice, TableSpec, WriteMethod};
@@ -295,9 +295,7 @@ impl DirectSlice {
         self.rejects.flush(&self.to).await?;
         let to = &self.to;
         to.ensure_journal().await?;
-        let state = serde_json::to_string(&update.checkpoint).map_err(|e| {
-            Error::new(ErrorKind::Bug, "could not write a checkpoint as JSON").source(e)
-        })?;
+        let state = checkpoint::to_text(&update.checkpoint)?;
         let mut publish = Query {
             what: format!(
                 "publish slice `{}` of `{}.{}`",
