@@ -343,8 +343,11 @@ async fn a_collector_that_fails_or_hangs_is_one_warning_and_no_delay() {
         (hanging.url(), "did not answer in time"),
         (dead, "error"),
     ] {
+        let url = url.trim_end_matches('/');
+        let to = |what: &str| format!("{url}/v1/{what}?key=canary-of-address");
         let bench = shop(&api, &["items:", "orders:"])
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &url)
+            .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &to("traces"))
+            .env("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &to("metrics"))
             .env(
                 "OTEL_EXPORTER_OTLP_HEADERS",
                 "authorization=Bearer%20canary-of-collector",

@@ -47,8 +47,9 @@ use crate::error::{Error, Result};
 /// How long the end of the process waits for the last export.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
 /// After a signal the end has come this late, whatever there is left to export: platforms kill after ten
-/// seconds, and the run itself may take most of them.
-pub const LAST_MOMENT: Duration = Duration::from_millis(7_600);
+/// seconds, and the run itself may take most of them. A run that ended well says so before the watch over its
+/// end would say that it did not.
+pub const LAST_MOMENT: Duration = Duration::from_millis(7_300);
 /// What the last export is given in any case.
 const LEAST_EXPORT: Duration = Duration::from_millis(100);
 /// How long it waits for tasks that were told to end, and hold spans open.

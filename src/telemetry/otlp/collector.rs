@@ -64,9 +64,11 @@ impl Collector {
         };
         // Exporters call from threads of their own, where nothing drives a connection.
         let sent = self.runtime.spawn(async move {
-            let mut answer = client.execute(request.try_into()?).await?;
+            // Not where it went: an address may hold a key.
+            let bare = reqwest::Error::without_url;
+            let mut answer = client.execute(request.try_into()?).await.map_err(bare)?;
             let mut body = Vec::new();
-            while let Some(chunk) = answer.chunk().await? {
+            while let Some(chunk) = answer.chunk().await.map_err(bare)? {
                 if body.len() + chunk.len() > LONGEST_ANSWER {
                     return Err("its answer is too long".into());
                 }
