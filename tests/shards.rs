@@ -329,6 +329,19 @@ async fn the_rate_limit_is_kept_by_all_tasks_together() {
 }
 
 #[tokio::test]
+async fn a_stream_without_records_is_done() {
+    let mut shop = Shop::open().await;
+    shop.shelf.change(|rows| rows.clear());
+    let stream = format!("empty: {{incremental: {{{BOUNDS}, start: '2026-01-01'}}}}");
+    // Without a schema, so that nothing tells its columns.
+    shop.bench = Bench::with("shop", &connector(&shop.api.url(), &[&stream]));
+    for execution in ["one", "two"] {
+        shop.execute(execution, true).await;
+    }
+    assert_eq!(shop.outcomes("empty"), ["done", "done"]);
+}
+
+#[tokio::test]
 async fn a_task_that_does_not_know_its_share_does_nothing() {
     let api = FakeApi::start(|_| Reply::status(500)).await;
     let bench = bench(&api.url());

@@ -55,7 +55,11 @@ impl Run {
         }
         let lot = self.lot(lease_within(&whole, SPLITTING));
         let Some(ready) = self.ready(stream, &lot, meter).await? else {
-            return Ok(Share::Nothing);
+            // There is no record: one of the tasks says so.
+            return Ok(match shard.owns(self.number(stream), 0) {
+                true => Share::All(None),
+                false => Share::Nothing,
+            });
         };
         let (place, split) = loop {
             match self.join(&ready, shard, &lot, meter).await? {
