@@ -3,22 +3,22 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::place::Place;
-use super::{PARENTS, TASKS, serve, serve_named, shelf, start};
-use crate::support::binary::{Bench, Running, moment};
+use super::{PARENTS, TASKS, all_kinds, serve, serve_named, shelf, start};
+use crate::support::binary::{Bench, Running, STOPS_WITHIN, moment};
 use crate::support::emulator::Emulator;
-use crate::support::fake_api::FakeApi;
-use crate::support::shop::item;
+use crate::support::fake_api::{FakeApi, Received, Reply};
+use crate::support::shop::{item, time};
 
 /// How often an execution is disturbed, for each destination, unless `SHARD_ROUNDS` says otherwise.
 const ROUNDS: usize = 5;
 
-/// An execution whose tasks are killed at any moments and started again, as Cloud Run does, until all have
-/// ended well. How many were killed at work.
+/// An execution whose tasks are killed at any moments, or asked to end, and started again, as Cloud Run does,
+/// until all have ended well. How many were at work then.
 async fn disturbed(bench: &Bench, place: &Place, execution: &str, longest: Duration) -> usize {
     let mut killed = 0;
     let mut attempts = [0; TASKS];
@@ -45,8 +45,13 @@ async fn disturbed(bench: &Bench, place: &Place, execution: &str, longest: Durat
                 moment(longest.mul_f64(rand::random::<f64>())).await;
                 if task.ended().is_none() {
                     killed += 1;
-                    task.kill().await;
-                    left.push(index);
+                    match rand::random() {
+                        true => {
+                            task.kill().await;
+                            left.push(index);
+                        }
+                        false => left.extend(stopped(task).await.then_some(index)),
+                    }
                     continue;
                 }
             }
@@ -59,6 +64,24 @@ async fn disturbed(bench: &Bench, place: &Place, execution: &str, longest: Durat
         }
     }
     killed
+}
+
+/// Asks a task to end, which it does in time; whether it has work left.
+async fn stopped(task: Running) -> bool {
+    let asked = Instant::now();
+    task.signal("TERM");
+    let ran = task.end().await;
+    assert!(
+        asked.elapsed() < STOPS_WITHIN,
+        "{:?}: {ran}",
+        asked.elapsed()
+    );
+    match ran.code {
+        Some(0) => false,
+        // By the signal itself: it had just been started.
+        Some(75) | None => true,
+        _ => panic!("{ran}"),
+    }
 }
 
 #[allow(clippy::disallowed_methods)]
@@ -128,8 +151,8 @@ async fn tasks_are_killed_and_files_are_right() {
 /// come with each, and no row twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_are_killed_and_bigquery_is_right() {
-    /// Backfills into one dataset.
-    const TOGETHER: usize = 10;
+    /// Backfills into one dataset. What killed tasks leave staged makes the emulator slow.
+    const TOGETHER: usize = 5;
     let emulator = Emulator::get();
     let (shelf, round) = (shelf(), Arc::new(AtomicUsize::new(0)));
     let (served, now) = (shelf.clone(), round.clone());
@@ -152,6 +175,7 @@ async fn tasks_are_killed_and_bigquery_is_right() {
             break;
         }
         if number > 0 && number % TOGETHER == 0 {
+            emulator.delete_datasets(std::thread::current().id());
             place = Place::BigQuery(emulator, emulator.dataset(&format!("shards{number}")));
             bench = place.bench(&api.url()).env("DRAWOFF_SINCE", "2026-01-01");
         }
@@ -185,4 +209,59 @@ async fn tasks_are_killed_and_bigquery_is_right() {
         }
     }
     assert!(killed > 0, "every task was over before it was killed");
+}
+
+/// Records 0 to this, each changed five minutes after the one before.
+const MANY: i64 = 60_000;
+
+/// Serves as many records as that by page, those between `since` and `until`, both included.
+fn many(request: &Received) -> Reply {
+    let start: jiff::Timestamp = time(0).parse().unwrap();
+    let minute = |name: &str| {
+        let at: jiff::Timestamp = request.param(name)?.parse().ok()?;
+        Some((at.as_second() - start.as_second()).div_euclid(60))
+    };
+    let since = minute("since").map_or(0, |m| (m + 4).div_euclid(5).max(0));
+    let until = minute("until").map_or(MANY - 1, |m| m.div_euclid(5).min(MANY - 1));
+    let size = request.number_param("per_page").unwrap() as i64;
+    let from = since + (request.number_param("page").unwrap() as i64 - 1) * size;
+    let rows: Vec<Value> = (from..(from + size).min(until + 1))
+        .map(|id| item(id, id * 5))
+        .collect();
+    let total = (until + 1 - since).max(0);
+    Reply::json(&json!({"data": rows, "total": total, "total_pages": (total + size - 1) / size}))
+}
+
+/// A backfill of many rows, of which a task that is killed has thousands staged.
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_are_killed_and_a_large_backfill_is_loaded_once() {
+    let emulator = Emulator::get();
+    let api = FakeApi::start(many).await;
+    let connector = all_kinds(&api.url()).replace("size: 10}", "size: 1000}");
+    // By chance, none is killed.
+    loop {
+        let dataset = emulator.dataset("large");
+        let place = Place::BigQuery(emulator, dataset.clone());
+        let bench = place
+            .bench(&api.url())
+            .env("DRAWOFF_STREAM", "spans")
+            .env("DRAWOFF_SLICE_ROWS", "10000");
+        bench.connector("shop", &connector);
+        let killed = disturbed(&bench, &place, "large", Duration::from_secs(20)).await;
+        let found = emulator.query(&format!(
+            "SELECT COUNT(*) AS n, COUNT(DISTINCT id) AS ids, MIN(id) AS first, MAX(id) AS last, SUM(price) AS price,
+               COUNTIF(name = CONCAT('item ', CAST(id AS STRING))) AS named,
+               COUNTIF(updated_at = TIMESTAMP_ADD(TIMESTAMP '2026-01-01', INTERVAL id * 5 MINUTE)) AS dated
+             FROM {dataset}.spans"
+        ));
+        let want = json!([{
+            "n": MANY, "ids": MANY, "first": 0, "last": MANY - 1, "price": MANY * (MANY - 1) / 2 * 10,
+            "named": MANY, "dated": MANY,
+        }]);
+        assert_eq!(found, want);
+        assert_eq!(place.checkpoints(&bench), ["spans"]);
+        if killed > 0 {
+            break;
+        }
+    }
 }
