@@ -50,12 +50,15 @@ resource "google_monitoring_alert_policy" "job_failed" {
   }
 }
 
-# A job that is never started does not fail.
+# A job that is never started does not fail; a service answers that a run has failed.
 resource "google_monitoring_alert_policy" "not_started" {
-  count = var.schedule == null ? 0 : local.jobs
+  for_each = merge(
+    { for schedule in google_cloud_scheduler_job.job : "job" => schedule.name },
+    { for schedule in google_cloud_scheduler_job.service : "service" => schedule.name },
+  )
 
   project               = var.project
-  display_name          = "${var.name} was not started"
+  display_name          = "${each.value} was not started, or failed"
   combiner              = "OR"
   notification_channels = local.channels
 
@@ -65,7 +68,7 @@ resource "google_monitoring_alert_policy" "not_started" {
     condition_matched_log {
       filter = join(" AND ", [
         "resource.type = \"cloud_scheduler_job\"",
-        "resource.labels.job_id = \"${google_cloud_scheduler_job.job[0].name}\"",
+        "resource.labels.job_id = \"${each.value}\"",
         "severity >= ERROR",
       ])
     }
@@ -82,7 +85,7 @@ resource "google_monitoring_alert_policy" "not_started" {
 
   documentation {
     mime_type = "text/markdown"
-    content   = "The entry says what came back. 403: the starting account lacks roles/run.invoker on the job."
+    content   = "The entry says what came back. 403: the starting account lacks roles/run.invoker on what it starts. 500: a run of the service failed, and its log says why."
   }
 }
 
