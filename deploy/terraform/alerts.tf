@@ -85,7 +85,7 @@ resource "google_monitoring_alert_policy" "not_started" {
 
   documentation {
     mime_type = "text/markdown"
-    content   = "The entry says what came back. 403: the starting account lacks roles/run.invoker on what it starts. 500: a run of the service failed, and its log says why."
+    content   = "The entry says what came back. 403: the starting account lacks roles/run.invoker on what it starts. 500: a run of the service failed, and its log says why. 409, 429, 503: it is tried again."
   }
 }
 

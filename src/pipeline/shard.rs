@@ -103,7 +103,8 @@ impl Shard {
         let divided = |n: NonZeroU32| NonZeroU32::new(n.get() / self.count);
         let burst = limit.burst.map(|b| divided(b).unwrap_or(NonZeroU32::MIN));
         // Not all of them may send one at once.
-        let turn = match limit.burst.unwrap_or(limit.requests).get() < self.count {
+        let at_once = limit.burst.unwrap_or(limit.requests).min(limit.requests);
+        let turn = match at_once.get() < self.count {
             true => limit.per * self.index / limit.requests.get(),
             false => Duration::ZERO,
         };
@@ -215,13 +216,13 @@ mod tests {
 
         #[test]
         fn tasks_take_turns_where_there_are_fewer_requests(
-            requests in 1u32..20, seconds in 1u64..4000, more in 1u32..40,
+            requests in 1u32..20, seconds in 1u64..4000, more in 1u32..40, burst in prop::option::of(1u32..80),
         ) {
             let count = requests + more;
             let limit = RateLimit {
                 requests: NonZeroU32::new(requests).unwrap(),
                 per: Duration::from_secs(seconds),
-                burst: None,
+                burst: burst.and_then(NonZeroU32::new),
                 turn: Duration::ZERO,
             };
             let mut sent: Vec<Duration> = (0..count)
