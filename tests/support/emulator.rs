@@ -85,8 +85,8 @@ struct Reader {
 impl Emulator {
     /// The one of the test on whose thread this is asked for, started on first use.
     ///
-    /// An emulator grows slower with every statement that it has seen, a hundredfold over a suite, so
-    /// each serves a few tests only; and two are at work, one for each of the machine's processors.
+    /// An emulator grows slower with every table that it has, and keeps the answer to every statement as one,
+    /// so each serves a few tests only; and two are at work, one for each of the machine's processors.
     ///
     /// # Panics
     /// With one sentence when it cannot be had.

@@ -1,7 +1,7 @@
 //! A checkpoint as the text of its row's `state`: JSON, which people can read, and above a size deflated, since
 //! BigQuery takes requests of 10 MB and a stream may have a million partitions.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -56,7 +56,7 @@ pub(super) fn of_text(text: &str) -> Option<Checkpoint> {
             let deflated = STANDARD.decode(deflated).ok()?;
             let mut plain = ZlibDecoder::new(deflated.as_slice());
             let mut text = String::new();
-            std::io::Read::read_to_string(&mut plain, &mut text).ok()?;
+            plain.read_to_string(&mut text).ok()?;
             serde_json::from_str(&text).ok()
         }
         Err(_) => serde_json::from_str(text).ok(),
